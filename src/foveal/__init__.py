@@ -1,0 +1,72 @@
+"""Foveal: RetinaNet with the focal loss, exact and clear.
+
+    import foveal
+    run = foveal.train("data/bloodcells", out="runs/cells", preset="light")
+    print(foveal.evaluate(run, "data/bloodcells", split="test"))
+    detector = foveal.load("runs/cells")
+    found = detector("smear.jpg", min_score=0.5)
+    found.draw("smear.jpg").save("smear-found.png")
+
+Names are imported when they are first used, so that `foveal --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from foveal.config import Config, load_config, preset
+    from foveal.data.detect import read_data
+    from foveal.detections import Batch, Detections, Objects
+    from foveal.engine.evaluate import Evaluation, evaluate
+    from foveal.engine.inspect import inspect
+    from foveal.engine.predict import Detector, load
+    from foveal.engine.train import train
+    from foveal.errors import FovealError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batch": "foveal.detections",
+    "Config": "foveal.config",
+    "Detections": "foveal.detections",
+    "Detector": "foveal.engine.predict",
+    "Evaluation": "foveal.engine.evaluate",
+    "FovealError": "foveal.errors",
+    "Objects": "foveal.detections",
+    "evaluate": "foveal.engine.evaluate",
+    "inspect": "foveal.engine.inspect",
+    "load": "foveal.engine.predict",
+    "load_config": "foveal.config",
+    "preset": "foveal.config",
+    "read_data": "foveal.data.detect",
+    "train": "foveal.engine.train",
+}
+
+__all__ = [
+    "Batch",
+    "Config",
+    "Detections",
+    "Detector",
+    "Evaluation",
+    "FovealError",
+    "Objects",
+    "evaluate",
+    "inspect",
+    "load",
+    "load_config",
+    "preset",
+    "read_data",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'foveal' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

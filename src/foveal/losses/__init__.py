@@ -1,0 +1,1 @@
+"""Losses on logits and offsets; usable on any tensor, without a detector."""

@@ -1,0 +1,1 @@
+"""The network: pictures in, logits and offsets of every level out."""

@@ -1,0 +1,44 @@
+"""What all tests share: the folder of real data that lies beside a checkout on the maintainers' machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+torch.set_num_threads(1)
+
+
+def shared(name: str) -> Path:
+    """A folder of the shared data; a test that needs it says so when it is not there."""
+    if not SHARED.exists():
+        pytest.skip(f"needs {name} of the shared data folder, which lies beside the checkout where there is one")
+    return SHARED / name
+
+
+@pytest.fixture
+def bloodcells() -> Path:
+    return shared("data/bloodcells")
+
+
+@pytest.fixture
+def coco_small() -> Path:
+    return shared("data/coco_small")
+
+
+@pytest.fixture
+def raccoon() -> Path:
+    return shared("data/raccoon")
+
+
+@pytest.fixture
+def eval_fixtures() -> Path:
+    return shared("data/eval_fixtures")
+
+
+@pytest.fixture
+def mobilenet_weights() -> Path:
+    return shared("weights/mobilenet_v2-b0353104.pth")
