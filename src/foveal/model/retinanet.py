@@ -1,0 +1,87 @@
+"""RetinaNet: pictures in, class logits and box offsets of every level out.
+
+Letters: B images, A anchors per cell, K classes, L levels, H W pixels of the padded picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from foveal.config import Config, ModelConfig
+from foveal.model.backbone import Backbone
+from foveal.model.heads import Subnet, prior_bias
+from foveal.model.mobilenet import MobileNetV2
+from foveal.model.pyramid import Pyramid
+from foveal.model.resnet import resnet
+from foveal.model.weights import load_backbone
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network says of every anchor, per level as the last convolution left it.
+
+    logits: L of [B, A*K, H_l, W_l], channel a*K + k. deltas: L of [B, A*4, H_l, W_l], channel a*4 + (dx, dy, dw, dh).
+    """
+
+    logits: tuple[Tensor, ...]
+    deltas: tuple[Tensor, ...]
+
+
+class RetinaNet(nn.Module):
+    """Backbone, pyramid, class subnet, box subnet; the normalisation of the pictures is inside."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, num_classes: int, anchors_per_cell: int):
+        super().__init__()
+        self.channels_last = config.channels_last
+        self.backbone = _backbone(config)
+        self.pyramid = Pyramid(self.backbone.channels, config.level_numbers, config.pyramid_channels, config.p6_from)
+        self.class_head = _subnet(config, anchors_per_cell * num_classes)
+        self.box_head = _subnet(config, anchors_per_cell * 4)
+        nn.init.constant_(cast(Tensor, self.class_head.predict.bias), prior_bias(config.prior))
+        self.register_buffer("mean", 255 * torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Outputs of RGB pictures [B, 3, H, W], uint8 or float in 0 .. 255, of any height and width."""
+        features = self.pyramid(self.backbone(self.normalise(images)))
+        return Outputs(
+            logits=tuple(self.class_head(x) for x in features),
+            deltas=tuple(self.box_head(x) for x in features),
+        )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(images - mean) / std by ImageNet's statistics, float32, in the model's memory layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.to(self.mean.dtype, memory_format=layout).sub(self.mean).div_(self.std)
+
+
+def build_model(config: Config, num_classes: int, pretrained: bool = True) -> RetinaNet:
+    """The network of a config; `pretrained` also loads the backbone's weights that `model.weights` names."""
+    model = RetinaNet(config.model, num_classes, len(config.anchors.scales) * len(config.anchors.ratios))
+    if pretrained and config.model.weights != "none":
+        load_backbone(model.backbone, config.model.weights, config.model.backbone)
+    return model
+
+
+def _backbone(config: ModelConfig) -> Backbone:
+    if config.backbone == "mobilenet_v2":
+        return MobileNetV2(config.batch_norm, config.frozen_stages)
+    return resnet(config.backbone, config.batch_norm, config.frozen_stages)
+
+
+def _subnet(config: ModelConfig, outputs: int) -> Subnet:
+    return Subnet(
+        config.pyramid_channels, config.head_channels, config.head_depth, outputs, config.head_norm, config.head_init
+    )
