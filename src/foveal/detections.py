@@ -9,7 +9,7 @@ Letters: B images, G objects, D detections, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -176,3 +176,38 @@ class Detections:
     def __repr__(self) -> str:
         best = ", ".join(f"{name} {score:.2f}" for _, score, name in list(self)[:3])
         return f"Detections({len(self)}{': ' + best if best else ''}{', ...' if len(self) > 3 else ''})"
+
+
+@dataclass(frozen=True)
+class DetectionTable:
+    """What was found in many pictures, as flat arrays on the CPU; the pictures of one table in any order.
+
+    rows: [D] int64, the pictures' rows in the data set's table.
+    boxes, scores, labels: [D, 4] float32, [D] float32, [D] int64 as in `Detections`, in original pixels.
+    """
+
+    rows: Tensor
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[int, Detections]]) -> DetectionTable:
+        """From (row, detections) of each picture."""
+        rows, parts = [], [Detections.empty()]
+        for row, detections in found:
+            rows.append(torch.full((len(detections),), row, dtype=torch.int64))
+            parts.append(detections)
+        return cls(
+            rows=torch.cat([torch.zeros(0, dtype=torch.int64), *rows]),
+            boxes=torch.cat([part.boxes.detach().cpu().float() for part in parts]),
+            scores=torch.cat([part.scores.detach().cpu().float() for part in parts]),
+            labels=torch.cat([part.labels.detach().cpu().long() for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> DetectionTable:
+        """The detections that a mask or an index tensor picks."""
+        return DetectionTable(self.rows[index], self.boxes[index], self.scores[index], self.labels[index])
