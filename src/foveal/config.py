@@ -114,9 +114,7 @@ class AssignmentConfig(Group):
     @model_validator(mode="after")
     def _ordered(self) -> AssignmentConfig:
         if self.background_iou > self.positive_iou:
-            raise ValueError(
-                f"background_iou {self.background_iou} must not exceed positive_iou {self.positive_iou}"
-            )
+            raise ValueError(f"background_iou {self.background_iou} must not exceed positive_iou {self.positive_iou}")
         return self
 
 
@@ -201,7 +199,7 @@ class TrainConfig(Group):
     lr: PositiveFloat = 0.01
     """Learning rate for `lr_batch` pictures a step."""
     lr_batch: NonNegativeInt = 16
-    """Batch size that `lr` is meant for; the rate is scaled by batch_size / lr_batch (its root for adamw). 0: unscaled."""
+    """Batch size that `lr` is meant for; lr is scaled by batch_size / lr_batch (its root for adamw). 0: unscaled."""
     backbone_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Factor on the learning rate of the backbone."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -333,7 +331,7 @@ def build_config(values: Mapping[str, Any], source: str = "") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         where = f"{source}: " if source else ""
-        raise ConfigError("\n".join(where + _explain(dict(e)) for e in error.errors())) from None
+        raise ConfigError("\n".join(where + explain(dict(e)) for e in error.errors())) from None
 
 
 def preset(name: str) -> Config:
@@ -378,7 +376,8 @@ def nearest_name(name: str) -> str | None:
     return close[0] if close else next((n for n in names if n.split(".")[-1] == last), None)
 
 
-def _explain(error: dict[str, Any]) -> str:
+def explain(error: dict[str, Any]) -> str:
+    """One pydantic error as a line that names the field, what is wrong and the value."""
     name = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
     if error["type"] == "extra_forbidden":
         near = nearest_name(name)

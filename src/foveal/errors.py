@@ -7,7 +7,8 @@
     ├── ImageError              one picture cannot be read
     ├── WeightsError            a weight file is missing, damaged or of another architecture
     ├── CheckpointError         a run folder cannot be continued or loaded
-    └── TrainingError           training stopped: a loss that is not finite, too little memory
+    ├── TrainingError           training stopped: a loss that is not finite, too little memory
+    └── Interrupted             training was asked to stop, saved and can go on; exit code 130
 
 Every message names what was found and what to do about it.
 """
@@ -59,3 +60,9 @@ class CheckpointError(FovealError):
 
 class TrainingError(FovealError):
     """Training stopped by itself; the message says where it stands and how to go on."""
+
+
+class Interrupted(FovealError):  # noqa: N818 (nothing went wrong)
+    """Training was asked to stop (Ctrl-C, SIGTERM); everything is saved and the message says how to go on."""
+
+    exit_code = 130

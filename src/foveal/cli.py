@@ -1,0 +1,125 @@
+"""Arguments -> library call -> exit code.
+
+Exit codes: 0 done, 1 it was tried and failed (or `inspect` found problems), 2 the call was wrong, 130 Ctrl-C.
+A traceback is shown only with FOVEAL_TRACEBACK=1. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from foveal.errors import FovealError, UsageError
+
+HELP = """\
+Foveal: train, understand and use a dense object detector (RetinaNet with the focal loss).
+
+usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's options
+
+  demo       write a small data set, train on it, evaluate, draw: five minutes on two cores
+  inspect    what is in a data set, what is wrong with it, and whether the anchors reach its objects
+  train      train a detector on a data set
+  evaluate   COCO and VOC numbers of a run, or of a file of detections
+  predict    find objects in pictures, folders and videos
+
+  foveal train data/cells --preset light --out runs/cells
+  foveal evaluate runs/cells data/cells --split test
+  foveal predict runs/cells smear.jpg --out found --draw
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; the console script's entry."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr, force=True)
+    for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return _run(words)
+    except SystemExit as exit:  # tyro printed help or a parse error
+        return exit.code if isinstance(exit.code, int) else 2
+    except FovealError as error:
+        if os.environ.get("FOVEAL_TRACEBACK"):
+            raise
+        print(f"foveal: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("foveal: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left: `foveal ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if words else 2
+    if words[0] in ("--version", "-V"):
+        import foveal
+
+        print(f"foveal {foveal.__version__}")
+        return 0
+    from foveal.commands import COMMANDS
+
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"there is no command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+    return int(_parse(COMMANDS[name], name, rest).run())
+
+
+def _parse(command: type, name: str, words: list[str]) -> Any:
+    import tyro
+    from pydantic import ValidationError
+
+    from foveal.config import explain
+
+    words = _with_short_names(words)
+    default: Any = tyro.MISSING
+    if any(f.name == "settings" for f in fields(command)):
+        # Preset and file become the defaults that flags change and that --help shows.
+        required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory is MISSING}
+        default = command(**required, settings=_base_config(words))
+    try:
+        return tyro.cli(
+            command, prog=f"foveal {name}", args=words, default=default, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+    except ValidationError as error:
+        raise UsageError("\n".join(explain(dict(e)) for e in error.errors())) from None
+
+
+def _with_short_names(words: list[str]) -> list[str]:
+    """--minutes and --skip-bad are so common that they go without their group."""
+    short = {"--minutes": "--train.minutes", "--skip-bad": "--data.skip-bad"}
+    spelled = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        spelled.append(short.get(flag, flag) + equals + value)
+    return spelled
+
+
+def _base_config(words: list[str]) -> Any:
+    """Preset and YAML file as the defaults that flags then change."""
+    from foveal.config import load_config, preset
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="light")
+    parser.add_argument("--config", default=None)
+    try:
+        known, _ = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error}") from None
+    config = preset(known.preset)
+    return load_config(known.config, config) if known.config else config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

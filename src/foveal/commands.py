@@ -1,0 +1,225 @@
+"""The commands as dataclasses: fields are flags, docstrings their help, `run` calls the library and gives the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from foveal.config import Config, preset
+from foveal.errors import UsageError
+
+Preset = Literal["light", "paper"]
+Settings = Annotated[Config, arg(name="")]
+
+
+@dataclass
+class Demo:
+    """Write the embedded data set, train a small detector on it from scratch, evaluate it and draw what it finds."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the run; the data set goes into its `data` folder."""
+    minutes: float = 4.5
+    """Time for training."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+    def run(self) -> int:
+        from foveal.engine.demo import demo
+
+        print(demo(self.out, minutes=self.minutes, seed=self.seed))
+        return 0
+
+
+@dataclass
+class Inspect:
+    """Tell what is in a data set, what is wrong with it, and whether the anchors reach its objects.
+
+    Exit code 0 without problems, 1 with, 2 if there is no data.
+    """
+
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """Folder of pictures and labels (COCO, VOC, YOLO, CSV), or a label file."""
+    split: str | None = None
+    """Only this split; default: all."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+    draw: int = 0
+    """Write this many pictures of the labels with their matched anchors."""
+    out: Path = Path("inspected")
+    """Folder for those pictures."""
+    preset: Literal["light", "paper"] = "light"
+    """Recipe whose size and anchors are looked at."""
+    config: Path | None = None
+    """YAML file of settings."""
+    settings: Settings = field(default_factory=lambda: preset("light"))
+
+    def run(self) -> int:
+        from foveal.engine.inspect import draw_samples, inspect
+
+        with _bar("checking pictures") as progress:
+            found = inspect(self.data, self.settings, split=self.split, progress=progress)
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if self.json else found.table())
+        if self.draw:
+            folder = draw_samples(self.data, self.settings, self.draw, self.out, split=self.split)
+            print(f"pictures of the labels with their matched anchors: {folder}", file=sys.stderr)
+        return 1 if found.problems else 0
+
+
+@dataclass
+class Train:
+    """Train a detector. Settings come from the preset, then --config FILE, then flags."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """Folder of pictures and labels (COCO, VOC, YOLO, CSV), or a label file."""
+    out: Path
+    """Folder of the run."""
+    preset: Literal["light", "paper"] = "light"
+    """Recipe to start from: light for CPUs and small sets, paper for the paper's."""
+    config: Path | None = None
+    """YAML file of settings that change the preset; config.yaml of a run is one."""
+    resume: bool = False
+    """Go on from the last checkpoint in --out, or start if there is none."""
+    weights: Path | None = None
+    """A run to start from; its class head is replaced where the classes differ."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
+    settings: Settings = field(default_factory=lambda: preset("light"))
+
+    def run(self) -> int:
+        from foveal.engine.train import train
+
+        run = train(
+            self.data,
+            self.out,
+            config=self.settings,
+            weights=self.weights,
+            resume=self.resume,
+            device=self.device,
+        )
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"{run.path}: trained; next: foveal evaluate {run.path} {self.data}")
+        return 0
+
+
+@dataclass
+class Evaluate:
+    """Score a run on a data set, or a file of detections against a file of annotations.
+
+    foveal evaluate RUN DATA --split test
+    foveal evaluate --results DETECTIONS.json --annotations GT.json
+    """
+
+    run_folder: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
+    """Run folder of `foveal train`."""
+    data: Annotated[Positional[Path | None], arg(metavar="DATA")] = None
+    """Folder of pictures and labels, or a label file."""
+    split: str = "test"
+    """Split to score."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+    metric: Literal["coco", "voc07", "voc12"] = "coco"
+    """COCO's 12 numbers, or VOC's AP with 11 points (2007) or every point (2012)."""
+    plus_one: bool = False
+    """Count boxes in whole pixels, width = x2 - x1 + 1, as VOC's own code does (voc metrics only)."""
+    results: Path | None = None
+    """COCO results JSON to score instead of a run."""
+    annotations: Path | None = None
+    """COCO annotations JSON that --results is scored against."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which weights of the run."""
+
+    def run(self) -> int:
+        from foveal.engine.evaluate import evaluate, evaluate_files
+
+        if (self.results is None) != (self.annotations is None):
+            raise UsageError("--results and --annotations go together: give both files")
+        if self.results is not None:
+            found = evaluate_files(self.results, self.annotations, metric=self.metric, plus_one=self.plus_one)
+        elif self.run_folder is None or self.data is None:
+            raise UsageError("give RUN and DATA, or --results and --annotations; see foveal evaluate --help")
+        else:
+            with _bar("evaluating") as progress:
+                found = evaluate(
+                    self.run_folder,
+                    self.data,
+                    split=self.split,
+                    metric=self.metric,
+                    plus_one=self.plus_one,
+                    which=self.checkpoint,
+                    progress=progress,
+                )
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if self.json else str(found))
+        return 0
+
+
+@dataclass
+class Predict:
+    """Find objects in pictures, folders, globs, videos, or paths from standard input (-).
+
+    Writes a table of all detections, and with --draw the pictures with their boxes, into --out. One unreadable
+    picture is reported and passed over; the exit code is then 1.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train`."""
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUTS")]
+    """Pictures, folders, globs, videos, or - for a list of paths on standard input."""
+    out: Path
+    """Folder for the table and the drawn pictures."""
+    format: Literal["coco", "csv", "jsonl"] = "jsonl"
+    """Format of the table."""
+    draw: bool = False
+    """Write every picture with its boxes."""
+    min_score: float | None = None
+    """Keep detections from this score; default: the run's recommended threshold, else .5."""
+    tile: int = 0
+    """Cut large pictures into tiles of this side; 0 shrinks them whole."""
+    overlap: float = 0.2
+    """Share of a tile that neighbours have in common."""
+    batch_size: int = 8
+    """Pictures at a time."""
+
+    def run(self) -> int:
+        from foveal.engine.predict import load, predict_files
+
+        with _bar("predicting") as progress:
+            summary = predict_files(
+                load(self.run_folder),
+                self.inputs,
+                self.out,
+                format=self.format,
+                draw=self.draw,
+                min_score=self.min_score,
+                tile=self.tile,
+                overlap=self.overlap,
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+        print(summary)
+        return 1 if summary.failed else 0
+
+
+COMMANDS: dict[str, type] = {
+    "demo": Demo,
+    "inspect": Inspect,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+}
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for the duration of a block; the block calls what it gets with (done, total)."""
+    from foveal.engine.progress import ConsoleReporter
+
+    with ConsoleReporter().live() as reporter:
+        yield lambda done, total: reporter.counted(what, done, total)

@@ -1,0 +1,231 @@
+"""What a run keeps on disk, and how it survives being killed at any moment.
+
+    RUN/config.yaml classes.json environment.json data.json   written once, at the start
+    RUN/metrics.jsonl                                         a line every few steps; cut back on resume
+    RUN/checkpoints/step-00000200/                            model, optimiser and averaged weights, state.json
+    RUN/checkpoints/last, RUN/checkpoints/best                text files naming one of those folders
+    RUN/last.safetensors, RUN/best.safetensors                weights to use: averaged ones where the run averages
+    RUN/result.json                                           written at the end: best step, AP, recommended threshold
+
+Every file is written beside its place, flushed and renamed; a checkpoint folder counts only once a pointer names it.
+Nothing here is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from foveal.config import Config, load_config
+from foveal.errors import CheckpointError, UsageError
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run's folder and what it knows about itself."""
+
+    path: Path
+    config: Config
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    threshold: float | None
+    """Recommended on the validation split at the end of training; None until then."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One checkpoint: everything that training needs to go on."""
+
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def read_run(path: str | os.PathLike[str]) -> RunInfo:
+    """Reads a run's description; UsageError if the folder is no run."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such run folder; check the path, or train with --out {folder}")
+    if not (folder / "config.yaml").exists() or not (folder / "classes.json").exists():
+        raise UsageError(f"{folder}: is not a run: it has no config.yaml and classes.json, which `foveal train` writes")
+    classes = read_json(folder / "classes.json")
+    result = read_json(folder / "result.json") if (folder / "result.json").exists() else {}
+    try:
+        names = tuple(str(c["name"]) for c in classes)
+        ids = tuple(int(c["id"]) for c in classes)
+    except (TypeError, KeyError, ValueError):
+        raise CheckpointError(f"{folder / 'classes.json'}: is not a list of {{id, name}}; restore it") from None
+    return RunInfo(folder, load_config(folder / "config.yaml"), names, ids, result.get("threshold"))
+
+
+def run_weights(path: str | os.PathLike[str], which: Which = "best") -> dict[str, Tensor]:
+    """The weights of a run by their names: `best`, or `last` where the run has no best yet."""
+    for name in (which, "last"):
+        file = Path(path) / f"{name}.safetensors"
+        if file.exists():
+            return read_tensors(file)
+    raise CheckpointError(f"{path}: has no weights yet (no best.safetensors or last.safetensors); train it first")
+
+
+def write_description(folder: Path, config: Config, class_names: Any, category_ids: Any, **files: Any) -> None:
+    """Writes config.yaml and classes.json, and each of `files` as NAME.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = [{"id": i, "name": name} for i, name in zip(category_ids, class_names, strict=True)]
+    for name, value in files.items():
+        write_json(folder / f"{name}.json", value)
+    write_json(folder / "classes.json", classes)
+    write_text(folder / "config.yaml", config.to_yaml())
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, best: bool) -> None:
+    """Adds a checkpoint, points `last` (and `best`) at it and drops those that nothing points at."""
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    name = f"step-{snapshot.state['step']:08d}"
+    beside = checkpoints / f".{name}.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    for part, tensors in snapshot.tensors.items():
+        save_tensors(beside / f"{part}.safetensors", tensors)
+    write_json(beside / "state.json", snapshot.state)
+    _flush_folder(beside)
+    shutil.rmtree(checkpoints / name, ignore_errors=True)
+    os.rename(beside, checkpoints / name)
+    _flush_folder(checkpoints)
+    write_text(checkpoints / "last", name)
+    if best:
+        write_text(checkpoints / "best", name)
+    publish_weights(folder)
+    keep = {pointed_at(folder, "last"), pointed_at(folder, "best")}
+    for old in checkpoints.iterdir():
+        if old.is_dir() and old.name not in keep:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def pointed_at(folder: Path, which: Which) -> str | None:
+    """The name of the checkpoint folder that `last` or `best` points at."""
+    pointer = folder / "checkpoints" / which
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8").strip()
+    return name if (folder / "checkpoints" / name / "state.json").exists() else None
+
+
+def publish_weights(folder: Path) -> None:
+    """Makes last.safetensors and best.safetensors those of the checkpoints pointed at; mends a torn stop too."""
+    whiches: tuple[Which, ...] = ("last", "best")
+    for which in whiches:
+        name = pointed_at(folder, which)
+        if name is None:
+            continue
+        checkpoint = folder / "checkpoints" / name
+        averaged = checkpoint / "ema.safetensors"
+        source = averaged if averaged.exists() else checkpoint / "model.safetensors"
+        beside = folder / f".{which}.safetensors.part"
+        beside.unlink(missing_ok=True)
+        try:
+            os.link(source, beside)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, beside)
+        target = folder / f"{which}.safetensors"
+        os.replace(beside, target)
+        beside.unlink(missing_ok=True)  # rename does nothing between two links of one file
+
+
+def read_checkpoint(folder: Path) -> Snapshot | None:
+    """The last whole checkpoint of a run; None if there is none."""
+    name = pointed_at(folder, "last")
+    if name is None:
+        return None
+    checkpoint = folder / "checkpoints" / name
+    tensors = {file.stem: read_tensors(file) for file in sorted(checkpoint.glob("*.safetensors"))}
+    return Snapshot(read_json(checkpoint / "state.json"), tensors)
+
+
+def cut_metrics(folder: Path, length: int) -> None:
+    """Cuts metrics.jsonl back to what had been written when the checkpoint was."""
+    path = folder / "metrics.jsonl"
+    if path.exists() and path.stat().st_size > length:
+        os.truncate(path, length)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); restore it or train again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside, flushes, renames: the file is the old one or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes a safetensors file through a flushed neighbour; equal tensors give equal bytes."""
+    beside = path.with_name(f".{path.name}.part")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}, beside)
+    with open(beside, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); it may be cut off") from None
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as named tensors: INDEX.NAME, the index counting parameters in group order."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The reverse of `optimiser_tensors`; hyper-parameters stay as the config has them."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,143 @@
+"""One optimiser step: pictures in, better weights out. The whole of training is this, repeated.
+
+A global batch is split over processes and, in each, over micro-batches; the result is the same for every split,
+because everything is divided by counts of the whole global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from foveal.anchors import Anchors
+from foveal.config import Config, TrainConfig
+from foveal.detections import Batch
+from foveal.engine.schedule import base_lr
+from foveal.losses.total import LossSums, detector_loss
+from foveal.matching import match
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Sums over the global batch, on the device: read them only where a number is printed."""
+
+    classification: Tensor
+    box: Tensor
+    positives: Tensor
+    gradient_norm: Tensor
+    finite: Tensor
+    """False if the loss, or without a loss scaler the gradient, is not finite; the weights are then unchanged."""
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    micro_batches: Sequence[Batch],
+    anchors: Anchors,
+    config: Config,
+    lr: float,
+    scaler: torch.amp.GradScaler | None = None,
+) -> StepResult:
+    """One step on this process's share of the global batch; `model` may be wrapped in DistributedDataParallel."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    # Which anchor answers for what needs only boxes and shapes, so the normaliser is known before the first backward.
+    matches = [match(anchors, batch, config.assignment) for batch in micro_batches]
+    assigned = torch.stack([m.positives_per_image().sum() for m in matches]).sum().float()
+    assigned = _summed_over_processes(assigned)
+    images = sum(len(batch) for batch in micro_batches) * world
+
+    totals = torch.zeros(2, device=assigned.device)
+    for number, (batch, matched) in enumerate(zip(micro_batches, matches, strict=True), start=1):
+        with _synchronised(model, last=number == len(micro_batches)):
+            with autocast(batch.images.device, config.train):
+                outputs = model(batch.images)
+            sums = detector_loss(outputs.logits, outputs.deltas, anchors, matched, batch, config.loss)
+            terms = normalised(sums, config, assigned, images)
+            loss = (terms[0] + config.loss.box_weight * terms[1]) * world  # DDP averages gradients over processes
+            (scaler.scale(loss) if scaler else loss).backward()
+        totals += terms.detach()
+
+    totals = _summed_over_processes(totals)
+    if scaler:
+        scaler.unscale_(optimiser)
+    norm = _clip([p for p in model.parameters() if p.grad is not None], config.train.clip)
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+    if scaler:
+        scaler.step(optimiser)  # skips by itself while the scale is too high
+        scaler.update()
+        finite = totals.isfinite().all()
+    else:
+        finite = totals.isfinite().all() & norm.isfinite()
+        # The fused optimisers leave weights and moments alone where found_inf is 1: no wait for the device to know.
+        optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return StepResult(totals[0], totals[1], assigned, norm, finite)
+
+
+def normalised(sums: LossSums, config: Config, assigned: Tensor, images: int) -> Tensor:
+    """[2] classification and box loss of these pictures as their part of the global batch's loss.
+
+    `batch`: divided by the anchors assigned in the whole global batch. `image`: each picture by its own, then averaged
+    over the `images` of the global batch (the paper's words, torchvision's rule). Nothing assigned divides by 1.
+    """
+    if config.loss.normaliser == "batch":
+        return torch.stack([sums.classification.sum(), sums.box.sum()]) / assigned.clamp(min=1)
+    own = sums.positives.clamp(min=1)
+    return torch.stack([(sums.classification / own).sum(), (sums.box / own).sum()]) / images
+
+
+def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trained parameters; each group carries `lr_factor` for the schedule to scale.
+
+    Under AdamW biases and norm parameters do not decay; SGD decays all, as the paper's peers do.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        factor = train.backbone_lr if name.startswith("backbone.") else 1.0
+        decays = train.optimiser == "sgd" or parameter.dim() > 1
+        groups.setdefault((factor, train.weight_decay if decays else 0.0), []).append(parameter)
+    described = [{"params": p, "lr_factor": f, "weight_decay": decay} for (f, decay), p in groups.items()]
+    lr = base_lr(train)
+    if train.optimiser == "adamw":
+        return torch.optim.AdamW(described, lr=lr, betas=(train.momentum, 0.999), fused=True)
+    return torch.optim.SGD(described, lr=lr, momentum=train.momentum, fused=True)
+
+
+def autocast(device: torch.device, train: TrainConfig) -> AbstractContextManager[object]:
+    """Mixed precision for the convolutions; nothing for fp32."""
+    if train.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=PRECISIONS[train.precision])
+
+
+def _clip(parameters: list[nn.Parameter], largest: float) -> Tensor:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if largest:
+        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+    return norm
+
+
+def _summed_over_processes(value: Tensor) -> Tensor:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def _synchronised(model: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """Gradients of all but the last micro-batch stay on this process until the last one carries them along."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()

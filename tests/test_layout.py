@@ -1,0 +1,67 @@
+"""Imports run one way: a file imports only files above it in this list."""
+
+import ast
+from pathlib import Path
+
+import foveal
+
+ROOT = Path(foveal.__file__).parent
+
+ORDER = """
+errors config detections boxes nms anchors matching
+losses.classification losses.boxes losses.total
+model.resnet model.mobilenet model.backbone model.pyramid model.heads model.weights model.retinanet
+decoding
+data.table data.images data.arrays data.layout data.labels data.coco data.voc data.yolo data.csv data.detect
+data.augment data.loader data.scenes
+drawing
+engine.progress engine.schedule engine.checkpoint engine.ema
+engine.predict engine.tiles engine.sources engine.results engine.files
+engine.metrics engine.voc engine.evaluate
+engine.coverage engine.inspect engine.usable engine.step engine.diagnosis engine.memory engine.train engine.demo
+commands cli
+""".split()
+
+
+def modules() -> list[str]:
+    found = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.rglob("*.py")]
+    return [name for name in found if not name.endswith("__init__")]
+
+
+def imports(module: str) -> set[str]:
+    """The modules of ours that a module imports anywhere, type-checking blocks apart."""
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.startswith("foveal")
+            and id(node) not in typing_only
+        ):
+            base = node.module.removeprefix("foveal").lstrip(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".lstrip(".")
+                found.add(inner if inner in ORDER else base)
+    return found - {""}
+
+
+def test_every_file_has_its_place():
+    assert sorted(modules()) == sorted(ORDER)
+
+
+def test_imports_run_one_way():
+    wrong = [
+        f"{module} imports {other}"
+        for module in modules()
+        for other in imports(module)
+        if other != module and ORDER.index(other) > ORDER.index(module)
+    ]
+    # A detection draws itself: the one convenience that reaches down, inside a method.
+    assert wrong == ["detections imports drawing"]
