@@ -1,8 +1,8 @@
 """A data set as flat arrays: what a million boxes cost is a million rows, not a million Python objects.
 
-A reader (coco, voc, yolo, csv) fills a `TableBuilder` and gets back a `Table` with every problem it met. Strings are one
-bytes buffer with offsets; everything else is a tensor in shared memory, so worker processes, forked or spawned, read
-the parent's pages and hold none of their own.
+The readers (coco, voc, yolo, csv) give a `Table` with every problem they met; `TableBuilder` makes one by hand. Strings
+are one bytes buffer with offsets; everything else is a tensor in shared memory, so worker processes, forked or spawned,
+read the parent's pages and hold none of their own.
 
 Letters: I pictures, G objects, K classes.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ class Problem:
         place = ", ".join(part for part in (self.file, self.where) if part)
         named = f"{self.field} {self.value}".strip()
         return f"{place}: {named + ': ' if named else ''}{self.problem}; {self.fix}"
+
+    @classmethod
+    def of(
+        cls, file: str | Path, where: str, field: str, value: object, problem: str, fix: str, fatal: bool = True
+    ) -> Problem:
+        """A problem whose value, whatever it is, is shown in at most 80 characters."""
+        text = str(value)
+        return cls(str(file), where, field, text if len(text) <= 80 else text[:77] + "...", problem, fix, fatal)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,6 +84,44 @@ class Table:
     labels: Tensor
     crowd: Tensor
     problems: tuple[Problem, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        root: str | Path,
+        split: str,
+        format: str,
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None,
+        paths: Sequence[str],
+        sizes: np.ndarray,
+        image_ids: np.ndarray,
+        rows: np.ndarray,
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        crowd: np.ndarray,
+        problems: Sequence[Problem] = (),
+    ) -> Table:
+        """Builds from flat arrays; `rows` [G] is the picture of each object, in any order (kept within a picture)."""
+        encoded = [path.encode("utf-8") for path in paths]
+        order = np.argsort(rows, kind="stable")
+        first_object = np.searchsorted(rows[order], np.arange(len(paths) + 1))
+        return cls(
+            root=str(root),
+            split=split,
+            format=format,
+            class_names=tuple(class_names),
+            category_ids=tuple(category_ids) if category_ids is not None else tuple(range(len(class_names))),
+            path_bytes=_shared(np.frombuffer(b"".join(encoded), dtype=np.uint8)),
+            path_ends=_shared(np.cumsum([len(path) for path in encoded], dtype=np.int64)),
+            sizes=_shared(np.asarray(sizes, dtype=np.int32).reshape(-1, 2)),
+            image_ids=_shared(np.asarray(image_ids, dtype=np.int64)),
+            first_object=_shared(first_object.astype(np.int64)),
+            boxes=_shared(np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order]),
+            labels=_shared(np.asarray(labels, dtype=np.int32)[order]),
+            crowd=_shared(np.asarray(crowd, dtype=bool)[order]),
+            problems=tuple(problems),
+        )
 
     def __len__(self) -> int:
         return len(self.path_ends)
@@ -120,35 +167,34 @@ class TableBuilder:
     def __init__(self, root: str | Path, split: str, format: str):
         self.root, self.split, self.format = str(root), split, format
         self.problems: list[Problem] = []
-        self._paths = bytearray()
-        self._path_ends = array("q")
+        self._paths: list[str] = []
         self._sizes = array("i")
         self._image_ids = array("q")
-        self._first_object = array("q")
+        self._rows = array("q")
         self._boxes = array("f")
         self._labels = array("i")
         self._crowd = bytearray()
 
     @property
     def num_images(self) -> int:
-        return len(self._path_ends)
+        return len(self._paths)
 
     def add_image(self, path: str, size: tuple[int, int] = (0, 0), image_id: int | None = None) -> None:
         """`path` below the root, forward slashes; size is (height, width), zeros if unknown."""
-        self._paths += path.encode("utf-8")
-        self._path_ends.append(len(self._paths))
+        self._image_ids.append(self.num_images if image_id is None else image_id)
+        self._paths.append(path)
         self._sizes.extend(size)
-        self._image_ids.append(self.num_images - 1 if image_id is None else image_id)
-        self._first_object.append(len(self._labels))
 
     def add_object(self, box: tuple[float, float, float, float], label: int, crowd: bool = False) -> None:
         """An object of the picture added last; box is xyxy pixels."""
+        self._rows.append(self.num_images - 1)
         self._boxes.extend(box)
         self._labels.append(label)
         self._crowd.append(crowd)
 
     def add_objects(self, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarray | None = None) -> None:
         """Many objects of the picture added last: [G, 4] xyxy, [G], [G]."""
+        self._rows.extend([self.num_images - 1] * len(labels))
         self._boxes.frombytes(np.ascontiguousarray(boxes, dtype=np.float32).tobytes())
         self._labels.frombytes(np.ascontiguousarray(labels, dtype=np.int32).tobytes())
         flags = np.zeros(len(labels), dtype=bool) if crowd is None else np.asarray(crowd, dtype=bool)
@@ -157,27 +203,23 @@ class TableBuilder:
     def problem(
         self, file: str | Path, where: str, field: str, value: object, problem: str, fix: str, fatal: bool = True
     ) -> None:
-        text = str(value)
-        shown = text if len(text) <= 80 else text[:77] + "..."
-        self.problems.append(Problem(str(file), where, field, shown, problem, fix, fatal))
+        self.problems.append(Problem.of(file, where, field, value, problem, fix, fatal))
 
     def build(self, class_names: tuple[str, ...], category_ids: tuple[int, ...] | None = None) -> Table:
-        ends = [*self._first_object, len(self._labels)]
-        return Table(
+        return Table.of(
             root=self.root,
             split=self.split,
             format=self.format,
-            class_names=tuple(class_names),
-            category_ids=tuple(category_ids) if category_ids is not None else tuple(range(len(class_names))),
-            path_bytes=_shared(np.frombuffer(bytes(self._paths), dtype=np.uint8)),
-            path_ends=_shared(np.array(self._path_ends, dtype=np.int64)),
-            sizes=_shared(np.array(self._sizes, dtype=np.int32).reshape(-1, 2)),
-            image_ids=_shared(np.array(self._image_ids, dtype=np.int64)),
-            first_object=_shared(np.array(ends, dtype=np.int64)),
-            boxes=_shared(np.array(self._boxes, dtype=np.float32).reshape(-1, 4)),
-            labels=_shared(np.array(self._labels, dtype=np.int32)),
-            crowd=_shared(np.frombuffer(bytes(self._crowd), dtype=bool)),
-            problems=tuple(self.problems),
+            class_names=class_names,
+            category_ids=category_ids,
+            paths=self._paths,
+            sizes=np.frombuffer(self._sizes, dtype=np.int32),
+            image_ids=np.frombuffer(self._image_ids, dtype=np.int64),
+            rows=np.frombuffer(self._rows, dtype=np.int64),
+            boxes=np.frombuffer(self._boxes, dtype=np.float32),
+            labels=np.frombuffer(self._labels, dtype=np.int32),
+            crowd=np.frombuffer(self._crowd, dtype=bool),
+            problems=self.problems,
         )
 
 
