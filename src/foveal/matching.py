@@ -1,0 +1,138 @@
+"""Which anchor answers for which object (paper section 4), and which objects have an anchor at all.
+
+An anchor is positive for the object it overlaps most if that IoU is at least .5, background if its best IoU is below
+.4, ignored (counted in no loss) in between. What the paper leaves open is a setting: best anchors of objects without a
+match, crowd regions, anchors on padding.
+
+Letters: B images, N anchors of an image, G objects, P positive anchors, I ignored ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foveal.anchors import Anchors, centred_inside
+from foveal.boxes import area, intersection, iou
+from foveal.config import AssignmentConfig
+from foveal.detections import Batch
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+@dataclass(frozen=True)
+class Match:
+    """The anchors of a batch that are not background: `len(positive) == len(object)`, everything else is background.
+
+    positive: [P] int64, ascending indices into the B x N anchors of the batch, image by image.
+    object: [P] int64, the packed object of the batch that each of them answers for.
+    ignored: [I] int64, ascending indices into the B x N anchors: they count in no loss.
+    """
+
+    positive: Tensor
+    object: Tensor
+    ignored: Tensor
+    num_images: int
+    num_anchors: int
+
+    def positives_per_image(self) -> Tensor:
+        """[B] int64: how many anchors each image assigns to objects."""
+        return torch.bincount(self.positive // self.num_anchors, minlength=self.num_images)
+
+
+def match_image(
+    anchors_N4: Tensor, boxes_G4: Tensor, crowd_G: Tensor, size: tuple[int, int] | None, config: AssignmentConfig
+) -> Tensor:
+    """[N] int64: the index of the object an anchor answers for, or BACKGROUND, or IGNORED.
+
+    size: (height, width) of the picture inside its padding; None takes every anchor as inside.
+    With the default thresholds an anchor whose best IoU is .5 is positive, .4 ignored, .3999 background. Ties go to the
+    lower object. An object that no anchor touches matches nothing. Crowd regions are never answered for.
+    """
+    inside_N = None if size is None or config.padding == "background" else centred_inside(anchors_N4, size)
+    labels_N = torch.full((len(anchors_N4),), BACKGROUND, dtype=torch.int64, device=anchors_N4.device)
+    if len(boxes_G4):
+        iou_GN = iou(boxes_G4, anchors_N4)
+        iou_GN[crowd_G] = 0
+        if inside_N is not None:
+            iou_GN *= inside_N
+        best_N = iou_GN.amax(0)
+        positive = _positive(iou_GN, best_N, config).nonzero().squeeze(1)
+        labels_N[best_N >= config.background_iou] = IGNORED
+        labels_N[_in_crowd(anchors_N4, boxes_G4[crowd_G], config.crowd_overlap)] = IGNORED
+        labels_N[positive] = iou_GN[:, positive].argmax(0)
+    if inside_N is not None:
+        labels_N[~inside_N] = IGNORED
+    return labels_N
+
+
+def match(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:
+    """Matches every picture of a batch by `match_image`, on the batch's device."""
+    height, width = batch.images.shape[-2:]
+    anchors_N4 = anchors.boxes(height, width, batch.boxes.device)
+    counts = torch.bincount(batch.image_index, minlength=len(batch)).tolist()
+    labels, first = [], 0
+    for (h, w), count in zip(batch.sizes.tolist(), counts, strict=True):
+        mine = slice(first, first + count)
+        labels_N = match_image(anchors_N4, batch.boxes[mine], batch.crowd[mine], (h, w), config)
+        labels.append(torch.where(labels_N >= 0, labels_N + first, labels_N))
+        first += count
+    flat = torch.cat(labels)
+    positive = (flat >= 0).nonzero().squeeze(1)
+    ignored = (flat == IGNORED).nonzero().squeeze(1)
+    return Match(positive, flat[positive], ignored, len(batch), len(anchors_N4))
+
+
+def best_iou(anchors: Anchors, boxes_G4: Tensor, shape: tuple[int, int] | Tensor) -> Tensor:
+    """[G] float32: the best IoU that any anchor reaches with each box: which objects can be learned at all.
+
+    shape: (height, width) of the network input, or [G, 2] with one for each box; boxes are in its pixels.
+    Of the anchors of one size and ratio the one centred nearest to the box, in x and in y, overlaps it most, so L x A
+    candidates decide, wherever the box lies: a million boxes cost seconds and no G x N matrix.
+    """
+    shape_X2 = torch.as_tensor(shape, device=boxes_G4.device).reshape(-1, 2)
+    x1, y1, x2, y2 = boxes_G4.unbind(-1)
+    area_G = area(boxes_G4)
+    best = torch.zeros_like(area_G)
+    for index in range(len(anchors.levels)):
+        cx = _nearest_centre((x1 + x2) / 2, shape_X2[:, 1], anchors, index)
+        cy = _nearest_centre((y1 + y2) / 2, shape_X2[:, 0], anchors, index)
+        for left, top, right, bottom in anchors.cell_boxes(index).tolist():
+            width = torch.minimum(x2, cx + right) - torch.maximum(x1, cx + left)
+            height = torch.minimum(y2, cy + bottom) - torch.maximum(y1, cy + top)
+            shared = width.clamp_(min=0) * height.clamp_(min=0)
+            union = area_G + (right - left) * (bottom - top) - shared
+            best = torch.maximum(best, shared / union)
+    return best
+
+
+def _nearest_centre(x_G: Tensor, side_X: Tensor, anchors: Anchors, level_index: int) -> Tensor:
+    """[G] along one axis: the anchor centre of a level nearest to x in an input of `side` pixels."""
+    cell = 2 ** anchors.levels[level_index]
+    cells = (side_X + cell - 1) // cell
+    stride = torch.full_like(cells, cell) if anchors.stride == "exact" else side_X // cells
+    shift = 0.5 if anchors.offset == "centre" else 0.0
+    nearest = (x_G / stride - shift).round().clamp(min=0).minimum((cells - 1).to(x_G.dtype))
+    return (nearest + shift) * stride
+
+
+def _positive(iou_GN: Tensor, best_N: Tensor, config: AssignmentConfig) -> Tensor:
+    """[N] bool: anchors that answer for an object."""
+    positive_N = (best_N >= config.positive_iou) & (best_N > 0)
+    if config.low_quality == "none":
+        return positive_N
+    # Equality with a row's maximum would hold all along the row of an object that no anchor touches: 0 becomes 2.
+    best_G1 = iou_GN.amax(1, keepdim=True)
+    best_of_object_N = (iou_GN == best_G1.masked_fill(best_G1 == 0, 2)).any(0)
+    if config.low_quality == "authors":
+        best_of_object_N &= best_N >= config.background_iou
+    return positive_N | best_of_object_N
+
+
+def _in_crowd(anchors_N4: Tensor, crowds_C4: Tensor, overlap: float) -> Tensor:
+    """[N] bool: anchors with at least this share of their area inside one crowd region."""
+    shared_CN = intersection(crowds_C4, anchors_N4)
+    return ((shared_CN / area(anchors_N4) >= overlap) & (shared_CN > 0)).any(0)
