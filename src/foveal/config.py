@@ -58,7 +58,7 @@ class ModelConfig(Group):
     head_norm: Literal["none", "group"] = "none"
     """Normalisation after each subnet convolution; group norm lets narrow subnets learn from scratch."""
     head_init: Literal["paper", "scaled"] = "paper"
-    """Subnet initialisation: N(0, .01) as in the paper, or .01 sqrt(256 / channels), which narrow towers need."""
+    """Subnet initialisation: N(0, .01) as in the paper, or He's for the hidden layers, which narrow towers need."""
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Foreground probability pi that every anchor starts with (section 4.1)."""
     channels_last: bool = True

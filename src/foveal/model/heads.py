@@ -17,8 +17,8 @@ class Subnet(nn.Module):
 
     norm: `group` puts group norm between each hidden convolution and its ReLU (gcd(32, channels) groups).
     init: `paper` draws every weight from N(0, .01), made for 256 channels; `scaled` gives hidden convolutions of C
-    input channels He's N(0, sqrt(2 / (9 C))) and keeps .01 for the predicting one. In a tower 64 channels wide .01 would
-    shrink the signal to a sixth in every layer and nothing below would learn.
+    input channels He's N(0, sqrt(2 / (9 C))) and keeps .01 for the predicting one. In a tower 64 channels wide .01
+    would shrink the signal to a sixth in every layer and nothing below would learn.
     """
 
     def __init__(

@@ -7,8 +7,9 @@ classifier is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from foveal.model.backbone import Backbone, BatchNormMode, conv_norm, initialise
@@ -28,7 +29,14 @@ class ConvNormReLU6(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu6(conv_norm(x, self[0], self[1]), inplace=True)
+        return relu6_(conv_norm(x, self[0], self[1]))
+
+
+def relu6_(x: Tensor) -> Tensor:
+    """min(max(x, 0), 6) in the memory of `x`, which nothing else may need."""
+    if x.requires_grad and not torch.compiler.is_compiling():
+        return _ReLU6InPlace.apply(x)
+    return x.clamp_(0, 6)
 
 
 class InvertedResidual(nn.Module):
@@ -81,3 +89,19 @@ class MobileNetV2(Backbone):
                 x = layer(x)
             features.append(x)
         return features[1:]
+
+
+class _ReLU6InPlace(torch.autograd.Function):
+    """torch's in-place ReLU6 makes a copy of the activations; this one makes none and keeps only its result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x.clamp_(0, 6)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, y, 0.0, 6.0)

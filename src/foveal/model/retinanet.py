@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from foveal.anchors import Anchors
 from foveal.config import Config, ModelConfig
 from foveal.model.backbone import Backbone
 from foveal.model.heads import Subnet, prior_bias
@@ -69,7 +70,7 @@ class RetinaNet(nn.Module):
 
 def build_model(config: Config, num_classes: int, pretrained: bool = True) -> RetinaNet:
     """The network of a config; `pretrained` also loads the backbone's weights that `model.weights` names."""
-    model = RetinaNet(config.model, num_classes, len(config.anchors.scales) * len(config.anchors.ratios))
+    model = RetinaNet(config.model, num_classes, Anchors.from_config(config).per_cell)
     if pretrained and config.model.weights != "none":
         load_backbone(model.backbone, config.model.weights, config.model.backbone)
     return model
