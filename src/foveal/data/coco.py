@@ -16,7 +16,7 @@ import numpy as np
 
 from foveal.data.coco_file import PARTS, Annotation, Category, Image, Report, decode_entries, read_parts
 from foveal.data.labels import BoxForm, Labels
-from foveal.data.layout import data_root, one_file_a_split, picture_folder, split_of_file, subfolders
+from foveal.data.layout import data_root, find_label_files, split_of_file
 from foveal.data.table import Table
 
 
@@ -25,19 +25,11 @@ def find_coco(path: Path) -> dict[str, Path]:
 
     Looked for in the folder, then in annotations/ and other folders directly below it.
     """
-    if path.is_file():
-        return {split_of_file(path) or path.stem: path} if path.suffix.lower() == ".json" else {}
-    found = [file for file in sorted(path.glob("*.json")) if looks_like_coco(file)]
-    if not found:
-        below = [file for folder in subfolders(path) for file in sorted(folder.glob("*.json"))]
-        found = [file for file in below if looks_like_coco(file)]
-    return one_file_a_split(found)
+    return find_label_files(path, ".json", looks_like_coco)
 
 
 def looks_like_coco(file: Path) -> bool:
     """Whether the file's ends hold a part of COCO's layout, or its name promises it, so that damage can be told."""
-    if not file.is_file():
-        return False
     if file.name.lower().endswith(".coco.json") or split_of_file(file) is not None:
         return True
     with file.open("rb") as stream:
@@ -64,7 +56,7 @@ def read_coco(
     """Reads one label file. Where it cannot be read as a whole, the table has no pictures and says why in its problems.
 
     root: the data set's folder (default: the file's, or the one above annotations/).
-    classes: id of each class by name, in label order, as `class_list` gives it (default: the file's categories).
+    classes: id of each class by name, in label order, as `coco_classes` gives it (default: the file's categories).
     """
     file = Path(file)
     root = data_root(file) if root is None else Path(root)
@@ -86,14 +78,14 @@ def read_coco(
     return labels.build(tuple(known), tuple(known.values()))
 
 
-def class_list(files: Sequence[Path]) -> dict[str, int]:
+def coco_classes(files: Sequence[Path]) -> dict[str, int]:
     """Id of each class by name over all splits' files, in the order of ids.
 
     A class is its name. Where files number one name differently the first file's id is kept.
     """
     known: dict[str, int] = {}
     for file in files:
-        names = _categories(read_parts(file, _ignore)["categories"], _ignore)
+        names = _categories(read_parts(file, _ignore, ["categories"])["categories"], _ignore)
         for id, name in sorted(names.items()):
             if name not in known:
                 known[name] = id if id not in known.values() else max(known.values()) + 1
@@ -136,9 +128,9 @@ def _add_pictures(entries: list[Any], file: Path, labels: Labels) -> dict[int, i
             report(where, "file_name", name, problem, "list a picture once, with all its boxes")
         elif name is not None:
             named[name] = image
-    folder = picture_folder(labels.root, file, list(named))
     for name, image in named.items():
-        row_of_image[image.id] = labels.add_picture(folder + name, (image.height or 0, image.width or 0), image.id)
+        row_of_image[image.id] = labels.add_picture(name, (image.height or 0, image.width or 0), image.id)
+    labels.locate_pictures(file)
     return row_of_image
 
 

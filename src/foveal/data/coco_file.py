@@ -8,7 +8,7 @@ field by field, to say what is wrong with it; a file with NaN in it, which is no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -65,7 +65,7 @@ class Report(Protocol):
     ) -> None: ...
 
 
-def read_parts(file: Path, report: Report) -> dict[str, list[Any]]:
+def read_parts(file: Path, report: Report, parts: Sequence[str] = PARTS) -> dict[str, list[Any]]:
     """The entries of each part, undecoded; a part that cannot be had is empty and reported.
 
     Entries are msgspec.Raw, or plain objects where the file is not strict JSON.
@@ -80,8 +80,8 @@ def read_parts(file: Path, report: Report) -> dict[str, list[Any]]:
     except (ValueError, RecursionError):
         document = _tolerant(content, report)
     if document is None:
-        return {part: [] for part in PARTS}
-    return {part: _entries(document, part, report) for part in PARTS}
+        return {part: [] for part in parts}
+    return {part: _entries(document, part, report) for part in parts}
 
 
 def _tolerant(content: bytes, report: Report) -> dict[str, Any] | None:
@@ -124,13 +124,13 @@ def decode_entries(entries: list[Any], kind: type[Entry], report: Report) -> Ite
     """The struct of every entry that is as it should be; the others are reported with all their faults."""
     decode = msgspec.json.Decoder(kind).decode
     for position, entry in enumerate(entries):
+        decoded: Entry | None
         try:
             decoded = decode(entry)
         except (TypeError, ValueError, RecursionError):
             decoded = _slowly(entry, kind, position, report)
-            if decoded is None:
-                continue
-        yield decoded
+        if decoded is not None:
+            yield decoded
 
 
 def _slowly(entry: Any, kind: type[Entry], position: int, report: Report) -> Entry | None:

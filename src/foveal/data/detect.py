@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from foveal.data.coco import class_list, find_coco, read_coco
+from foveal.data.coco import coco_classes, find_coco, read_coco
+from foveal.data.csv import csv_classes, find_csv, read_csv
 from foveal.data.layout import SPLIT_WORDS, split_name
-from foveal.data.table import Table
-from foveal.errors import UsageError
+from foveal.data.table import Problem, Table
+from foveal.data.voc import find_voc, read_voc
+from foveal.data.yolo import find_yolo, read_yolo
+from foveal.errors import DataError, UsageError
 
 log = logging.getLogger("foveal")
 
 
+LOOKED_FOR = (
+    "looked for train.json or annotations/instances_train2017.json (COCO), Annotations/*.xml (VOC), "
+    "data.yaml (YOLO), train.csv (CSV)"
+)
+
+
 @dataclass(frozen=True)
 class Source:
-    """A data set that was found: its format and, by split, the file or folder that its reader takes."""
+    """A data set that was found. splits: by their names, the file or folder that the format's reader takes."""
 
     path: Path
     format: str
     splits: dict[str, Path]
 
+    @property
+    def root(self) -> Path | None:
+        """The data set's folder; None where a label file was given, whose reader knows better."""
+        return self.path if self.path.is_dir() else None
+
 
 def _read_coco(source: Source, split: str) -> Table:
-    files = list(source.splits.values())
-    return read_coco(source.splits[split], _root(source), split, class_list(files) if len(files) > 1 else None)
+    return read_coco(source.splits[split], source.root, split, coco_classes(list(source.splits.values())))
 
 
-_FIND: dict[str, Callable[[Path], dict[str, Path]]] = {"coco": find_coco}
-_READ: dict[str, Callable[[Source, str], Table]] = {"coco": _read_coco}
+def _read_voc(source: Source, split: str) -> Table:
+    return read_voc(source.path, split)
+
+
+def _read_yolo(source: Source, split: str) -> Table:
+    return read_yolo(source.splits[split], split)
+
+
+def _read_csv(source: Source, split: str) -> Table:
+    return read_csv(source.splits[split], source.root, split, csv_classes(source.splits.values()))
+
+
+_FIND: dict[str, Callable[[Path], dict[str, Path]]] = {
+    "coco": find_coco,
+    "voc": find_voc,
+    "yolo": find_yolo,
+    "csv": find_csv,
+}
+_READ: dict[str, Callable[[Source, str], Table]] = {
+    "coco": _read_coco,
+    "voc": _read_voc,
+    "yolo": _read_yolo,
+    "csv": _read_csv,
+}
 FORMATS = tuple(_FIND)
 
 
 def read_data(path: str | Path, split: str | None = None, format: str = "auto") -> Table:
     """Reads one split of the data set at `path`, a folder or a label file.
 
-    split: train, val or test (or how the data calls them: valid, ...), or the name that `splits_of` gives. None is the
+    split: train, val or test (or as the data calls them: valid, ...), or a name that `splits_of` gives. None is the
     training split, or the only one. A data set that is not divided answers to its own name, to `all` and to `train`.
     format: coco, voc, yolo or csv; auto finds it.
+    Class names, and the label of each, are the same in every split.
     """
     source = find_data(path, format)
-    return _READ[source.format](source, _chosen(source, split))
+    name = _chosen(source, split)
+    try:
+        return _READ[source.format](source, name)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror}); check its rights") from None
 
 
 def splits_of(path: str | Path, format: str = "auto") -> list[str]:
@@ -57,40 +99,80 @@ def find_data(path: str | Path, format: str = "auto") -> Source:
         raise UsageError(f"{path}: there is no such file or folder; give the folder that holds labels and pictures")
     if format != "auto" and format not in _FIND:
         raise UsageError(f"no label format is called {format!r}: use auto, {', '.join(FORMATS)}")
-    wanted = FORMATS if format == "auto" else (format,)
-    try:
-        found = [Source(path, name, splits) for name in wanted if (splits := _FIND[name](path))]
-    except OSError as error:
-        raise UsageError(f"{error.filename or path}: cannot be read ({error.strerror}); check its rights") from None
+    found: list[Source] = []
+    damaged: list[DataError] = []
+    for name in FORMATS if format == "auto" else (format,):
+        try:
+            splits = _FIND[name](path)
+        except OSError as error:
+            raise UsageError(f"{error.filename or path}: cannot be read ({error.strerror}); check its rights") from None
+        except DataError as error:
+            damaged.append(error)
+        else:
+            found += [Source(path, name, splits)] if splits else []
     if not found:
-        raise UsageError(f"{path}: holds no labels as {', '.join(wanted)}; {LOOKED_FOR}")
+        if damaged:
+            raise damaged[0]
+        wanted = "COCO, VOC, YOLO or CSV" if format == "auto" else format
+        raise UsageError(f"{path}: holds no labels as {wanted}; {LOOKED_FOR}")
     if len(found) > 1:
         others = ", ".join(source.format for source in found[1:])
-        log.warning("%s: read as %s; labels as %s lie there too (--data.format)", path, found[0].format, others)
+        log.warning("%s: read as %s; it holds labels as %s too (--data.format)", path, found[0].format, others)
     return found[0]
-
-
-LOOKED_FOR = (
-    "looked for train.json or annotations/instances_train2017.json (COCO), Annotations/*.xml (VOC), "
-    "data.yaml (YOLO), train.csv (CSV)"
-)
 
 
 def _chosen(source: Source, split: str | None) -> str:
     """The source's own name of the split that is asked for."""
     names = list(source.splits)
-    divided = len(names) > 1 or names[0] in SPLIT_WORDS
     if split is None:
         return "train" if "train" in names else names[0]
     canonical = split_name(split) or split
     for name in (split, canonical):
         if name in names:
             return name
-    if len(names) == 1 and (split == "all" or (canonical == "train" and not divided)):
+    undivided = len(names) == 1 and names[0] not in SPLIT_WORDS
+    if len(names) == 1 and (split == "all" or (canonical == "train" and undivided)):
         return names[0]
     raise UsageError(f"{source.path}: there is no split {split!r}; it has {', '.join(names)}")
 
 
-def _root(source: Source) -> Path | None:
-    """The data set's folder; None where a label file was given and its reader knows better."""
-    return source.path if source.path.is_dir() else None
+def pictures_in_two_splits(tables: Sequence[Table]) -> list[Problem]:
+    """The pictures that a later table shares with an earlier one: the same file, or another with the same content."""
+    first_place: dict[Path, str] = {}
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    hashes: dict[Path, bytes] = {}
+    problems: list[Problem] = []
+    for table in tables:
+        if table.split == "trainval":
+            continue
+        paths = [table.path(row) for row in range(len(table))]
+        for path in paths:
+            size = _file_size(path)
+            twin = path if path in first_place else _twin(path, by_size[size] if size else [], hashes)
+            if twin is not None:
+                same = "is" if twin == path else f"has the content of {twin}, which is"
+                problem = f"the picture {same} in {first_place[twin]} too"
+                fix = "keep it in one split; scores on pictures that were learnt mean nothing"
+                problems.append(Problem.of(path, "", "split", table.split, problem, fix, fatal=False))
+        for path in paths:
+            if path not in first_place:
+                first_place[path] = table.split
+                by_size[_file_size(path)].append(path)
+    return problems
+
+
+def _twin(path: Path, candidates: Sequence[Path], hashes: dict[Path, bytes]) -> Path | None:
+    """The candidate with the same bytes, if there is one."""
+    for file in (path, *candidates) if candidates else ():
+        if file not in hashes:
+            with file.open("rb") as stream:
+                hashes[file] = hashlib.file_digest(stream, "sha256").digest()
+    return next((file for file in candidates if hashes[file] == hashes[path]), None)
+
+
+def _file_size(path: Path) -> int:
+    """Bytes; 0 where there is no such file."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

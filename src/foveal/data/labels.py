@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from foveal.data.images import image_size
-from foveal.data.layout import inside
+from foveal.data.layout import inside, picture_folder
 from foveal.data.table import Problem, Table
 from foveal.errors import ImageError
 
@@ -95,6 +95,7 @@ class Labels:
         self.root, self.split, self.format, self.form, self.place = root, split, format, form, place
         self.problems: list[Problem] = []
         self.row_of: dict[str, int] = {}
+        self.folder = ""
         self._sizes = array("i")
         self._image_ids = array("q")
         self._rows = array("q")
@@ -108,13 +109,17 @@ class Labels:
     ) -> None:
         self.problems.append(Problem.of(file, where, field, value, problem, fix, fatal))
 
-    def add_picture(self, path: str, size: tuple[int, int] = (0, 0), image_id: int | None = None) -> int:
-        """The row of a new picture: its path below the root and (height, width), zeros to read that from the file."""
+    def add_picture(self, name: str, size: tuple[int, int] = (0, 0), image_id: int | None = None) -> int:
+        """The row of a new picture: a safe name and (height, width), zeros to read that from the file."""
         row = len(self.row_of)
-        self.row_of[path] = row
+        self.row_of[name] = row
         self._sizes.extend(size)
         self._image_ids.append(row if image_id is None else image_id)
         return row
+
+    def locate_pictures(self, file: Path) -> None:
+        """Finds the folder that the names of the label file `file` are relative to."""
+        self.folder = picture_folder(self.root, file, list(self.row_of))
 
     def safe_name(self, name: str, file: Path, where: str, field: str) -> str | None:
         """`name` as a path inside the data set's folder, or None, with a problem, where it would leave it."""
@@ -134,7 +139,7 @@ class Labels:
 
     def build(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Table:
         """The table of what is sound, with all problems."""
-        paths = list(self.row_of)
+        paths = [self.folder + name for name in self.row_of]
         sizes_I2 = np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
         readable = self._fill_sizes(paths, sizes_I2)
         rows = np.array(self._rows, dtype=np.int64)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".mpo", ".ppm", ".pgm", ".pnm")
-    + (".jp2", ".avif")
+    {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".mpo", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"}
 )
 
 SPLIT_WORDS = {
@@ -81,6 +80,18 @@ def folders_of_splits(root: Path) -> dict[str, Path]:
 def subfolders(root: Path) -> list[Path]:
     """Visible folders directly below `root`, sorted."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def find_label_files(path: Path, suffix: str, fits: Callable[[Path], bool]) -> dict[str, Path]:
+    """The label file of each split: `path` itself, or those in the folder, or in the folders directly below it."""
+    if path.is_file():
+        return {split_of_file(path) or path.stem: path} if path.suffix.lower() == suffix else {}
+    for folders in ([path], subfolders(path)):
+        files = [file for folder in folders for file in folder.iterdir() if file.suffix.lower() == suffix]
+        found = [file for file in files if file.is_file() and fits(file)]
+        if found:
+            return one_file_a_split(found)
+    return {}
 
 
 def one_file_a_split(files: Sequence[Path]) -> dict[str, Path]:

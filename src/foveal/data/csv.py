@@ -1,0 +1,189 @@
+"""CSV: a row a box, `path,x1,y1,x2,y2,class` in pixels, half-open as ours; `path,,,,,` is a picture without objects.
+
+One file a split (train.csv, val.csv, test.csv) or one for all. A header may name the columns in another order. Paths
+may have backslashes and are relative to the file, its images/ or its split's folder. Classes are the names that occur
+in any split, sorted.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from foveal.data.labels import BoxForm, Labels
+from foveal.data.layout import PICTURE_SUFFIXES, data_root, find_label_files, split_of_file
+from foveal.data.table import Table
+
+COLUMNS = ("path", "x1", "y1", "x2", "y2", "class")
+_HEADERS = {
+    "path": ("path", "image_path", "filename", "file_name", "file", "image", "img", "image_id", "imageid"),
+    "x1": ("x1", "xmin", "x_min", "left"),
+    "y1": ("y1", "ymin", "y_min", "top"),
+    "x2": ("x2", "xmax", "x_max", "right"),
+    "y2": ("y2", "ymax", "y_max", "bottom"),
+    "class": ("class", "label", "class_name", "classname", "category", "name"),
+}
+
+CSV_BOX = BoxForm("x1,y1,x2,y2", lambda boxes_G4, sizes_G2: boxes_G4)
+
+
+def find_csv(path: Path) -> dict[str, Path]:
+    """The label file of each split of the data set at `path` (a folder or one file); empty if it is not CSV."""
+    return find_label_files(path, ".csv", looks_like_boxes)
+
+
+def looks_like_boxes(file: Path) -> bool:
+    """Whether the first row is a header or a box, or the file's name promises them, so that damage can be told."""
+    if split_of_file(file) is not None:
+        return True
+    rows = _rows(file, lambda *fault: None)
+    first = next(rows, (0, []))[1]
+    rows.close()
+    return _is_row(first) or _header(first) is not None
+
+
+def read_csv(
+    file: str | Path,
+    root: str | Path | None = None,
+    split: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Table:
+    """Reads one label file.
+
+    root: the data set's folder (default: the file's). class_names: in label order (default: the file's, sorted).
+    """
+    file = Path(file)
+    root = data_root(file) if root is None else Path(root)
+    split = split or split_of_file(file) or file.stem
+    labels = Labels(root, split, "csv", CSV_BOX, lambda row, line: (file, f"line {line}"))
+    names = csv_classes([file]) if class_names is None else tuple(class_names)
+    _add_rows(file, {name: label for label, name in enumerate(names)}, labels)
+    if not labels.row_of and not labels.problems:
+        labels.problem(file, "", "", "", "the file has no rows", "write rows of path,x1,y1,x2,y2,class")
+    labels.locate_pictures(file)
+    return labels.build(names, tuple(range(len(names))))
+
+
+def csv_classes(files: Iterable[Path]) -> tuple[str, ...]:
+    """The class names that occur in these files, sorted."""
+    found: set[str] = set()
+    for file in files:
+        found |= {cells[-1] for _, cells in _box_rows(file, lambda *fault: None)}
+    return tuple(sorted(name for name in map(str.strip, found) if name and _is_text(name)))
+
+
+Report = Callable[[int, str, object, str, str], None]
+"""Takes line, field, value, problem and fix."""
+
+
+def _add_rows(file: Path, label_of_name: Mapping[str, int], labels: Labels) -> None:
+    def report(line: int, field: str, value: object, problem: str, fix: str) -> None:
+        labels.problem(file, f"line {line}" if line else "", field, value, problem, fix)
+
+    row_of_text: dict[str, int] = {}
+    for line, (text, *corners, name) in _box_rows(file, report):
+        row = row_of_text.get(text)
+        if row is None:
+            row = row_of_text[text] = _add_picture(text, line, file, labels)
+        if row < 0:
+            continue
+        try:
+            box = [float(corner) for corner in corners]
+        except ValueError:
+            _report_box(corners, name, line, report)
+            continue
+        label = label_of_name.get(name.strip())
+        if label is None:
+            problem = "no class is called this" if name.strip() else "the box has no class"
+            report(line, "class", ascii(name)[1:-1], problem, "write the name of a class")
+        else:
+            labels.add_box(row, box, label, line)
+
+
+def _add_picture(text: str, line: int, file: Path, labels: Labels) -> int:
+    """The picture's row, -1 where its name is refused."""
+    name = labels.safe_name(text, file, f"line {line}", "path")
+    if name is None:
+        return -1
+    return labels.row_of[name] if name in labels.row_of else labels.add_picture(name)
+
+
+def _report_box(corners: Sequence[str], name: str, line: int, report: Report) -> None:
+    """A row whose four corners are not all numbers: all empty is a picture without objects, unless a class is named."""
+    if not any(map(str.strip, [*corners, name])):
+        return
+    for field, corner in zip(COLUMNS[1:5], corners, strict=True):
+        if _number(corner) is None:
+            state = "is not a number" if corner.strip() else "is missing"
+            fix = "write four numbers and a class, or leave all five empty for a picture without objects"
+            report(line, field, ascii(corner)[1:-1], f"the field {state}", fix)
+
+
+def _box_rows(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
+    """(line, [path, x1, y1, x2, y2, class] as text) of every row; a row that holds only a path is filled up."""
+    order = list(range(len(COLUMNS)))
+    width = len(COLUMNS)
+    for position, (line, cells) in enumerate(_rows(file, report)):
+        if position == 0 and not _is_row(cells):
+            header = _header(cells)
+            if header is not None:
+                order, width = header, len(cells)
+            if header is not None or _is_wordy(cells):
+                continue
+        if len(cells) != width and not any(map(str.strip, cells[width:] if len(cells) > width else cells[1:])):
+            cells = (cells + [""] * width)[:width]
+        if len(cells) == width:
+            yield line, [cells[column] for column in order]
+        else:
+            fix = f"write {','.join(COLUMNS)}" if width == len(COLUMNS) else "write one for each column of the header"
+            report(line, "", ",".join(cells), f"the row has {len(cells)} cells instead of {width}", fix)
+
+
+def _rows(file: Path, report: Report) -> Generator[tuple[int, list[str]], None, None]:
+    """(line, cells) of every row that is not blank. Bytes that are not UTF-8 become surrogates."""
+    with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        head = stream.readline(65536)
+        stream.seek(0)
+        delimiter = next((sign for sign in ",;\t" if sign in head), ",")
+        reader = csv.reader(stream, delimiter=delimiter)
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                report(reader.line_num, "", "", f"the row cannot be read ({error})", "write the row again")
+                continue
+            if any(map(str.strip, cells)):
+                yield reader.line_num, cells
+
+
+def _header(cells: Sequence[str]) -> list[int] | None:
+    """Where each of COLUMNS stands in a header; None if this is none."""
+    names = [cell.strip().lower().replace(" ", "_") for cell in cells]
+    found = [next((names.index(word) for word in _HEADERS[column] if word in names), None) for column in COLUMNS]
+    return None if None in found else [column for column in found if column is not None]
+
+
+def _is_row(cells: Sequence[str]) -> bool:
+    """Whether these cells are a picture and its box, rather than a header."""
+    corners = cells[1:5]
+    return len(cells) >= len(COLUMNS) and all(_number(corner) is not None or not corner.strip() for corner in corners)
+
+
+def _is_wordy(cells: Sequence[str]) -> bool:
+    """Whether these cells are a header in words of its own, whose columns are in their places."""
+    words = all(corner.strip() and _number(corner) is None for corner in cells[1:5])
+    return len(cells) == len(COLUMNS) and words and Path(cells[0]).suffix.lower() not in PICTURE_SUFFIXES
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
