@@ -178,7 +178,7 @@ class _Labels:
     def write(self, index: int, mark: _Mark, font_size: int) -> None:
         for size in (font_size, max(9, round(0.72 * font_size))):
             font = _font(size, mark.text.isascii())
-            left, top, right, bottom = self.canvas.textbbox((0, 0), mark.text, font=font, anchor="ls")
+            left, top, right, bottom = map(round, self.canvas.textbbox((0, 0), mark.text, font=font, anchor="ls"))
             pad = max(1, size // 6)
             ascent, descent = max(-top, round(0.72 * size)), max(bottom, round(0.2 * size))
             width, height = right - left + 2 * pad, ascent + descent + 2 * pad
@@ -206,7 +206,7 @@ class _Labels:
         ]
         right, bottom = self.picture.width - width, self.picture.height - height
         corners = np.array([(max(0, min(x, right)), max(0, min(y, bottom))) for x, y in wanted])
-        rects = np.concatenate([corners, corners + (width, height)], axis=1).astype(np.float64)
+        rects = np.hstack([corners, corners + np.array([width, height])]).astype(np.float64)
         labels = _covered(rects, np.array(self.placed, dtype=np.float64).reshape(-1, 4)).sum(axis=1)
         covered = _covered(rects, self.boxes_M4)
         area = np.maximum(1, np.prod(self.boxes_M4[:, 2:] - self.boxes_M4[:, :2], axis=1))

@@ -20,7 +20,7 @@ def to_array(image: Any, max_pixels: int) -> np.ndarray:
     Files with more than `max_pixels` pixels are refused before they are decoded.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(image, max_pixels)
+        return read_image(os.fspath(image), max_pixels)
     if isinstance(image, Image.Image):
         return from_pillow(image)
     if isinstance(image, torch.Tensor):

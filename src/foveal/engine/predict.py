@@ -96,9 +96,10 @@ class Detector:
         """Reads and resizes a picture; the padding follows from its size alone, so batched equals single."""
         data = self.config.data
         array = to_array(image, data.max_pixels if max_pixels is None else max_pixels)
+        array = np.require(array, requirements=["C", "W"])  # torch takes no read-only arrays
         size = array.shape[0], array.shape[1]
         target = target_size(size, data.size, data.longest)
-        pixels = torch.from_numpy(np.ascontiguousarray(resize(array, target))).permute(2, 0, 1)
+        pixels = torch.from_numpy(resize(array, target)).permute(2, 0, 1)
         return Prepared(pixels, padded_shape(target, data.pad_multiple), size)
 
     def predict_prepared(self, pictures: Sequence[Prepared], min_score: float | None = None) -> list[Detections]:
