@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(1)
+
+# A first call that loads code, or a busy machine, is no failure; the same examples on every run.
+settings.register_profile("foveal", deadline=None, derandomize=True)
+settings.load_profile("foveal")
 
 
 def shared(name: str) -> Path:

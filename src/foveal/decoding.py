@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,10 +18,8 @@ from torch import Tensor
 from foveal import boxes as algebra
 from foveal.anchors import Anchors, centred_inside
 from foveal.config import InferenceConfig
+from foveal.model.retinanet import Outputs
 from foveal.nms import batched_nms
-
-if TYPE_CHECKING:
-    from foveal.model.retinanet import Outputs
 
 Found = tuple[Tensor, Tensor, Tensor]
 """(boxes [D, 4] xyxy pixels, scores [D] in 0 .. 1, labels [D] int64), best score first."""

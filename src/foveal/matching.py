@@ -89,9 +89,10 @@ def match(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:
 def best_iou(anchors: Anchors, boxes_G4: Tensor, shape: tuple[int, int] | Tensor) -> Tensor:
     """[G] float32: the best IoU that any anchor reaches with each box: which objects can be learned at all.
 
-    shape: (height, width) of the network input, or [G, 2] with one for each box; boxes are in its pixels.
+    shape: (height, width) of the network input, or [G, 2] with one for each box; boxes are in its pixels. Anchors
+    centred outside it, in the last row or column of cells, do not count.
     Of the anchors of one size and ratio the one centred nearest to the box, in x and in y, overlaps it most, so L x A
-    candidates decide, wherever the box lies: a million boxes cost seconds and no G x N matrix.
+    candidates decide, wherever the box lies: a million boxes cost a second and no G x N matrix.
     """
     shape_X2 = torch.as_tensor(shape, device=boxes_G4.device).reshape(-1, 2)
     x1, y1, x2, y2 = boxes_G4.unbind(-1)
@@ -110,13 +111,14 @@ def best_iou(anchors: Anchors, boxes_G4: Tensor, shape: tuple[int, int] | Tensor
 
 
 def _nearest_centre(x_G: Tensor, side_X: Tensor, anchors: Anchors, level_index: int) -> Tensor:
-    """[G] along one axis: the anchor centre of a level nearest to x in an input of `side` pixels."""
+    """[G] along one axis: of a level's anchor centres inside an input of `side` pixels the nearest to x; -inf: none."""
     cell = 2 ** anchors.levels[level_index]
     cells = (side_X + cell - 1) // cell
     stride = torch.full_like(cells, cell) if anchors.stride == "exact" else side_X // cells
     shift = 0.5 if anchors.offset == "centre" else 0.0
-    nearest = (x_G / stride - shift).round().clamp(min=0).minimum((cells - 1).to(x_G.dtype))
-    return (nearest + shift) * stride
+    last = (side_X / stride - shift).ceil() - 1
+    nearest = (x_G / stride - shift).round().clamp(min=0).minimum(last.minimum(cells - 1))
+    return torch.where(last < 0, -torch.inf, (nearest + shift) * stride)
 
 
 def _positive(iou_GN: Tensor, best_N: Tensor, config: AssignmentConfig) -> Tensor:

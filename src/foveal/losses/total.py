@@ -38,16 +38,6 @@ class LossSums:
     box: Tensor
     positives: Tensor
 
-    def over_batch(self, assigned: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
-        """(classification, box): sums over all images / max(1, assigned anchors); default: those of these images."""
-        count = torch.as_tensor(self.positives.sum() if assigned is None else assigned).clamp(min=1)
-        return self.classification.sum() / count, self.box.sum() / count
-
-    def over_images(self) -> tuple[Tensor, Tensor]:
-        """(classification, box): the mean over images of each one's sum / max(1, its assigned anchors) (the paper)."""
-        count_B = self.positives.clamp(min=1)
-        return (self.classification / count_B).mean(), (self.box / count_B).mean()
-
 
 def detector_loss(
     logits: Sequence[Tensor],
