@@ -67,7 +67,7 @@ def augment(
 ) -> tuple[np.ndarray, Objects]:
     """Everything that comes after the resize: flips, quarter turns, colour.
 
-    turns: quarter turns clockwise, drawn here if None; the loader gives them, since they decide the batch's shape.
+    turns: quarter turns anticlockwise, drawn here if None; the loader gives them, since they decide the batch's shape.
     """
     height, width = image.shape[:2]
     boxes = objects.boxes
@@ -79,7 +79,7 @@ def augment(
     if turns is None:
         turns = int(rng.integers(4)) if config.quarter_turns else 0
     if turns:
-        pixels, boxes = pixels.rot90(-turns), quarter_turn(boxes, (height, width), turns)
+        pixels, boxes = pixels.rot90(turns), quarter_turn(boxes, (height, width), turns)
     image = pixels.contiguous().numpy()
     if config.colour_jitter:
         image = jitter_colour(image, config.colour_jitter, rng)
