@@ -10,14 +10,14 @@ ROOT = Path(foveal.__file__).parent
 ORDER = """
 errors config detections boxes nms anchors matching
 losses.classification losses.boxes losses.total
-model.resnet model.mobilenet model.backbone model.pyramid model.heads model.weights model.retinanet
+model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding
 data.table data.images data.arrays data.layout data.labels data.coco data.voc data.yolo data.csv data.detect
 data.augment data.loader data.scenes
 drawing
 engine.progress engine.schedule engine.checkpoint engine.ema
-engine.predict engine.tiles engine.sources engine.results engine.files
-engine.metrics engine.voc engine.evaluate
+engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
+engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.inspect engine.usable engine.step engine.diagnosis engine.memory engine.train engine.demo
 commands cli
 """.split()

@@ -1,4 +1,4 @@
-"""The commands as dataclasses: fields are flags, docstrings their help, `run` calls the library and gives the exit code."""
+"""The commands as dataclasses: fields are flags, docstrings their help, `run` calls the library, gives the code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Inspect:
     """Write this many pictures of the labels with their matched anchors."""
     out: Path = Path("inspected")
     """Folder for those pictures."""
-    preset: Literal["light", "paper"] = "light"
+    preset: Preset = "light"
     """Recipe whose size and anchors are looked at."""
     config: Path | None = None
     """YAML file of settings."""
@@ -81,7 +81,7 @@ class Train:
     """Folder of pictures and labels (COCO, VOC, YOLO, CSV), or a label file."""
     out: Path
     """Folder of the run."""
-    preset: Literal["light", "paper"] = "light"
+    preset: Preset = "light"
     """Recipe to start from: light for CPUs and small sets, paper for the paper's."""
     config: Path | None = None
     """YAML file of settings that change the preset; config.yaml of a run is one."""
@@ -188,7 +188,8 @@ class Predict:
     """Pictures at a time."""
 
     def run(self) -> int:
-        from foveal.engine.predict import load, predict_files
+        from foveal.engine.files import predict_files
+        from foveal.engine.predict import load
 
         with _bar("predicting") as progress:
             summary = predict_files(
