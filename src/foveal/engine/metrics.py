@@ -166,8 +166,8 @@ def average_precision(right: np.ndarray, objects: int, points: Literal["11", "ev
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if points == "every":
         return float(envelope[right].sum() / objects)
-    # Recall i/10 is reached at 10 * true >= i * objects: whole numbers, so .3 is not missed by a rounding.
-    first = np.searchsorted(10 * true, np.arange(11) * objects, side="left")
+    # In floating point, where 6 * .1 is above 9/15: everyone's code has it so, and published numbers depend on it.
+    first = np.searchsorted(true / objects, np.arange(11) * 0.1, side="left")
     return float(np.append(envelope, 0.0)[first].sum() / 11)
 
 

@@ -6,6 +6,7 @@ Unlike the reader for training this one wants no pictures, and refuses a file wi
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,14 @@ from foveal.engine.metrics import Found, Truth
 from foveal.errors import DataError, UsageError
 
 SHOWN = 5
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Box = tuple[float, float, float, float]
@@ -85,7 +94,7 @@ def read_annotations(file: Path) -> Annotations:
     report.raise_if_any()
     image, label = _index(image_ids, ids[:, 0]), _index(category_ids, ids[:, 1])
     kept = (image >= 0) & (label >= 0)
-    unlisted = f"{int((~kept).sum()):,} annotations name a picture or category that {file.name} does not list: left out"
+    unlisted = f"left out {int((~kept).sum()):,} annotations of pictures or categories that {file.name} does not list"
     truth = Truth(
         class_names=_distinct([category.name for category in categories], category_ids),
         num_images=len(image_ids),
@@ -121,8 +130,8 @@ def read_results(file: Path, annotations: Annotations) -> tuple[Found, tuple[str
         report("", "category_id", ids[0, 1], "not one detection is of a category of the annotations", fix)
     report.raise_if_any()
     unlisted = (
-        f"{int((~kept).sum()):,} detections are of categories that the annotations do not list "
-        f"({', '.join(map(str, np.unique(ids[~kept, 1])[:SHOWN].tolist()))}): left out"
+        f"left out {int((~kept).sum()):,} detections of categories that the annotations do not list: "
+        f"{', '.join(map(str, np.unique(ids[~kept, 1])[:SHOWN].tolist()))}"
     )
     found = Found(image[kept], label[kept], values[kept, :4], values[kept, 4])
     return found, () if kept.all() else (unlisted,)
@@ -173,7 +182,7 @@ def _decode(file: Path, content: bytes | msgspec.Raw, kind: Any, expected: str) 
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{file}: {error}; it should hold {expected}") from None
+        raise DataError(f"{file}: {_plain(error)}; it should hold {expected}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         no_number = b"NaN" in bytes(content) or b"Infinity" in bytes(content)
         hint = "NaN and Infinity are no JSON numbers" if no_number else "is the file whole?"
@@ -182,16 +191,22 @@ def _decode(file: Path, content: bytes | msgspec.Raw, kind: Any, expected: str) 
 
 def _entries(raw: bytes | msgspec.Raw, kind: type[Entry], part: str, report: _Report) -> Iterator[Entry]:
     """The entries of a JSON list; the faulty ones are reported by place and field, and passed over."""
-    expected = f"a list of {{{', '.join(field.name for field in msgspec.structs.fields(kind) if field.required)}}}"
-    items = _decode(report.file, raw, list[msgspec.Raw], expected)
+    entry = f"{{{', '.join(field.name for field in msgspec.structs.fields(kind) if field.required)}}}"
+    items = _decode(report.file, raw, list[msgspec.Raw], f"a list of {entry}")
     decode = msgspec.json.Decoder(kind).decode
     for place, item in enumerate(items):
         try:
             yield decode(item)
         except msgspec.ValidationError as error:
-            text, _, path = str(error).partition(" - at `$")
-            field = path.strip(".`")
-            report(f"{part}[{place}]", field, "", text[:1].lower() + text[1:], f"each entry is one of {expected}")
+            problem, _, path = _plain(error).partition(" - at `$")
+            fix = f"write {entry.replace('bbox', 'bbox [x, y, width, height]')}"
+            report(f"{part}[{place}]", path.strip(".`"), "", problem, fix)
+
+
+def _plain(error: Exception) -> str:
+    """msgspec's message in a person's words: "expected a number, got a text - at `$.score`"."""
+    text = re.sub("`(float|int|str|array|object|bool)`", lambda found: _KINDS[found[1]], str(error))
+    return text[:1].lower() + text[1:]
 
 
 def _columns(values: array[Any], width: int) -> np.ndarray:
