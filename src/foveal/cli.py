@@ -83,14 +83,14 @@ def _parse(command: type, name: str, words: list[str]) -> Any:
     from foveal.config import explain
 
     words = _with_short_names(words)
-    default: Any = tyro.MISSING
+    options: dict[str, Any] = {}
     if any(f.name == "settings" for f in fields(command)):
         # Preset and file become the defaults that flags change and that --help shows.
         required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory is MISSING}
-        default = command(**required, settings=_base_config(words))
+        options["default"] = command(**required, settings=_base_config(words))
     try:
         return tyro.cli(
-            command, prog=f"foveal {name}", args=words, default=default, config=(tyro.conf.FlagCreatePairsOff,)
+            command, prog=f"foveal {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,), **options
         )
     except ValidationError as error:
         raise UsageError("\n".join(explain(dict(e)) for e in error.errors())) from None

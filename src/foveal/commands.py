@@ -141,7 +141,7 @@ class Evaluate:
 
         if (self.results is None) != (self.annotations is None):
             raise UsageError("--results and --annotations go together: give both files")
-        if self.results is not None:
+        if self.results is not None and self.annotations is not None:
             found = evaluate_files(self.results, self.annotations, metric=self.metric, plus_one=self.plus_one)
         elif self.run_folder is None or self.data is None:
             raise UsageError("give RUN and DATA, or --results and --annotations; see foveal evaluate --help")

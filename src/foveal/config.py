@@ -17,8 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from foveal.errors import ConfigError
 
-SCHEMA_VERSION = 1
-
 Backbone = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "mobilenet_v2"
 ]
@@ -259,7 +257,7 @@ class Config(Group):
     inference: InferenceConfig = InferenceConfig()
     seed: int = 0
     """Everything random follows from it."""
-    version: Literal[1] = SCHEMA_VERSION
+    version: Literal[1] = 1
     """Version of this schema."""
 
     @model_validator(mode="after")

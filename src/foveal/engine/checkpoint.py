@@ -190,6 +190,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}, beside)
     with open(beside, "rb+") as file:
         os.fsync(file.fileno())
+    os.chmod(beside, 0o644)  # safetensors lets only the owner read
     os.replace(beside, path)
 
 
@@ -213,10 +214,18 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimiser_tensors`; hyper-parameters stay as the config has them."""
+    """The reverse of `optimiser_tensors`; hyper-parameters stay as the config has them.
+
+    Moments get their parameter's memory layout back: torch's fused optimisers walk through parameter, gradient and
+    moments as raw memory, and silently mix up elements where the layouts differ.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 

@@ -85,12 +85,12 @@ class ConsoleReporter:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, speed_estimate_period=120) as self._bar:
+        with Progress(*columns, console=self.console, speed_estimate_period=120) as bar:
+            self._bar = bar
             try:
                 yield self
             finally:
-                self._bar, bar = None, self._bar
-                bar.stop()
+                self._bar = None
 
     def _advance(self, what: str, done: int, total: int, words: str) -> None:
         assert self._bar is not None

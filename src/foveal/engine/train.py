@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
-import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,21 +22,22 @@ import foveal
 from foveal.anchors import Anchors
 from foveal.config import Config, differences
 from foveal.config import preset as preset_config
-from foveal.data.detect import read_data, splits_of
-from foveal.data.loader import TrainBatches, with_sizes
+from foveal.data.loader import TrainBatches
 from foveal.data.table import Table
 from foveal.detections import Batch
 from foveal.engine import checkpoint
+from foveal.engine.anchor_fit import coverage_summary, fit_anchors
 from foveal.engine.diagnosis import explain_non_finite
 from foveal.engine.ema import AveragedModel
 from foveal.engine.evaluate import Evaluation, evaluate_detections
-from foveal.engine.inspect import coverage_summary, fit_anchors
+from foveal.engine.interruption import stop_on_signals
 from foveal.engine.memory import check_memory
+from foveal.engine.metrics_log import MetricsLog, training_line
 from foveal.engine.predict import Detector, detect_table
 from foveal.engine.progress import ConsoleReporter, Reporter, Silent
 from foveal.engine.schedule import base_lr, is_due, lr_at
 from foveal.engine.step import StepResult, make_optimiser, train_step
-from foveal.engine.usable import usable
+from foveal.engine.usable import training_table, validation_table
 from foveal.errors import CheckpointError, Interrupted, UsageError
 from foveal.losses.total import detector_loss
 from foveal.matching import match
@@ -99,8 +98,8 @@ def train(
     if not state.is_main_process:
         reporter = Silent()
     trainer = Trainer(Path(data), Path(out), config, reporter, resume, weights, state.device)
-    live = reporter.live() if isinstance(reporter, ConsoleReporter) else _nothing()
-    with live, _stop_on_signals() as asked_to_stop:
+    live = reporter.live() if isinstance(reporter, ConsoleReporter) else nullcontext()
+    with live, stop_on_signals() as asked_to_stop:
         return trainer.run(asked_to_stop)
 
 
@@ -121,8 +120,8 @@ class Trainer:
         self.folder, self.reporter, self.device = folder, reporter, device
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         snapshot = self._snapshot_to_resume(resume)
-        self.table = _training_table(data, config, reporter)
-        self.val = _validation_table(data, config, self.table, reporter)
+        self.table = training_table(data, config, reporter)
+        self.val = validation_table(data, config, self.table, reporter)
         self.config = self._settled_config(config, snapshot)
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng():
@@ -209,7 +208,8 @@ class Trainer:
         if self.val is None:
             return False
         progress = self.progress
-        ap, threshold = 0.0, 0.0
+        ap: float = 0.0
+        threshold: float | None = None
         if self.rank == 0:
             evaluation = self._detect_and_score(self.val)
             ap, threshold = evaluation.ap or 0.0, evaluation.recommended_threshold
@@ -220,7 +220,7 @@ class Trainer:
                 f"{self.config.data.val_split}"
             )
         if self.world > 1:
-            shared = [ap, threshold]
+            shared: list[Any] = [ap, threshold]
             dist.broadcast_object_list(shared, src=0)
             ap, threshold = shared
         better = ap > progress.best_ap
@@ -299,13 +299,15 @@ class Trainer:
         return stored.config.with_changes({name: _value(config, name) for name in MAY_DIFFER_ON_RESUME})
 
     def _start_from(self, weights: str | os.PathLike[str]) -> None:
+        """Takes over the weights of another run; where the classes differ its class predictions mean nothing here."""
         run = checkpoint.read_run(weights)
-        fresh = copy_matching(
-            self.model, checkpoint.run_weights(run.path), same_classes=run.class_names == self.table.class_names
-        )
-        self.reporter.say(f"starting from {run.path} ({', '.join(run.class_names)})")
+        tensors = checkpoint.run_weights(run.path)
+        if run.class_names != self.table.class_names:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("class_head.predict.")}
+        fresh = copy_matching(self.model, tensors)
+        self.reporter.say(f"starting from {run.path}, which knows {', '.join(run.class_names)}")
         if fresh:
-            self.reporter.say(f"not taken from it, starting fresh: {', '.join(fresh)}")
+            self.reporter.say(f"replaced, not taken over: {', '.join(fresh)}")
 
     def _introduce(self, batches: TrainBatches) -> None:
         """Says what is about to be trained on, checks memory, and writes the run's description."""
@@ -321,7 +323,7 @@ class Trainer:
             f"({train.lr:g} is meant for {train.lr_batch or train.batch_size}); device {self.device}"
         )
         images = math.ceil(train.batch_size / (self.world * train.accumulate))
-        shape = batches.largest_shape
+        shape = max(batches.shapes, key=math.prod)
         needed = check_memory(self.model, config, images, shape, lambda: self._try_step(images, shape))
         self.reporter.say(f"largest step: {images} pictures of {shape[0]} x {shape[1]}, about {needed / 2**30:.1f} GiB")
         if self.rank == 0:
@@ -433,79 +435,6 @@ class Trainer:
         )
 
 
-class MetricsLog:
-    """metrics.jsonl and TensorBoard; both are cut back to the step that training goes on from."""
-
-    def __init__(self, folder: Path, step: int, writes: bool, tensorboard: bool):
-        self.path, self.step, self.writes, self.tensorboard = folder / "metrics.jsonl", step, writes, tensorboard
-
-    def __enter__(self) -> MetricsLog:
-        self._file = open(self.path, "ab") if self.writes else None
-        self._board = None
-        if self.writes and self.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=self.step + 1)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._file:
-            self._file.close()
-        if self._board:
-            self._board.close()
-
-    @property
-    def bytes_written(self) -> int:
-        return self._file.tell() if self._file else 0
-
-    def add(self, step: int, numbers: dict[str, Any], prefix: str = "train") -> None:
-        if self._file:
-            self._file.write((json.dumps(numbers) + "\n").encode())
-            self._file.flush()
-        if self._board:
-            for name, value in numbers.items():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(f"{prefix}/{name}", value, step)
-
-
-def training_line(config: Config, means: list[float], lr: float, images_per_s: float, seconds: float) -> dict[str, Any]:
-    """A line of metrics.jsonl; `images_per_s` and `time_s` are the only entries that depend on the clock."""
-    classification, box, positives, norm = means
-    return {
-        "loss": classification + config.loss.box_weight * box,
-        "loss_classification": classification,
-        "loss_box": box,
-        "positives": positives,
-        "gradient_norm": norm,
-        "lr": lr,
-        "images_per_s": round(images_per_s, 2),
-        "time_s": round(seconds, 2),
-    }
-
-
-def _training_table(data: Path, config: Config, reporter: Reporter) -> Table:
-    table = read_data(data, split=config.data.train_split, format=config.data.format)
-    table = usable(with_sizes(table, config.data.max_pixels), config, reporter.say)
-    if not len(table):
-        raise UsageError(f"{data}: its split {config.data.train_split!r} has no picture to train on")
-    return table
-
-
-def _validation_table(data: Path, config: Config, training: Table, reporter: Reporter) -> Table | None:
-    if config.data.val_split not in splits_of(data, config.data.format):
-        reporter.say(
-            f"{data} has no split {config.data.val_split!r}: training without evaluation, the last weights count"
-        )
-        return None
-    table = read_data(data, split=config.data.val_split, format=config.data.format)
-    if table.class_names != training.class_names:
-        raise UsageError(
-            f"{data}: split {config.data.val_split!r} has the classes {', '.join(table.class_names)}, "
-            f"{config.data.train_split!r} has {', '.join(training.class_names)}; give both the same list"
-        )
-    return usable(with_sizes(table, config.data.max_pixels), config, reporter.say)
-
-
 def _numbers(result: StepResult) -> torch.Tensor:
     values = (result.classification, result.box, result.positives, result.gradient_norm)
     return torch.stack([value.double() for value in values])
@@ -529,29 +458,3 @@ def _value(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying by them; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs it handles signals
-        old = {}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

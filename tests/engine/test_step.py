@@ -1,0 +1,127 @@
+import copy
+
+import pytest
+import torch
+
+from foveal.anchors import Anchors
+from foveal.config import Config, preset
+from foveal.detections import Batch, Objects
+from foveal.engine.step import make_optimiser, normalised, train_step
+from foveal.losses.total import LossSums
+from foveal.model.retinanet import RetinaNet, build_model
+
+SMALL = {
+    "model": {
+        "weights": "none",
+        "batch_norm": "evaluating",
+        "levels": "3-5",
+        "pyramid_channels": 8,
+        "head_channels": 8,
+    },
+    "anchors": {"sizes": [16, 28, 48]},
+    "data": {"size": 64, "max_size": 64},
+    "train": {"batch_size": 2, "lr_batch": 2, "clip": 0.0, "momentum": 0.9},
+}
+
+
+def setup(**changes) -> tuple[Config, RetinaNet, Batch, Anchors]:
+    config = preset("light").with_changes(SMALL).with_changes({k.replace("__", "."): v for k, v in changes.items()})
+    torch.manual_seed(0)
+    model = build_model(config, 2).train()
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
+    objects = [Objects.of([[8, 8, 30, 30], [20, 20, 50, 48]], [0, 1]), Objects.empty()]
+    return config, model, Batch.pack(images, objects), Anchors.from_config(config)
+
+
+def test_the_batch_normaliser_divides_by_all_assigned_anchors_and_the_image_one_by_each_pictures_own():
+    sums = LossSums(torch.tensor([6.0, 2.0, 1.0]), torch.tensor([3.0, 0.0, 0.0]), torch.tensor([3, 1, 0]))
+    batch = normalised(sums, Config(), torch.tensor(4.0), images=3)
+    torch.testing.assert_close(batch, torch.tensor([9 / 4, 3 / 4]))
+    image = normalised(sums, Config().with_changes({"loss.normaliser": "image"}), torch.tensor(4.0), images=3)
+    torch.testing.assert_close(image, torch.tensor([(6 / 3 + 2 / 1 + 1 / 1) / 3, (3 / 3) / 3]))
+
+
+def test_nothing_assigned_divides_by_one():
+    sums = LossSums(torch.tensor([0.5]), torch.tensor([0.0]), torch.tensor([0]))
+    torch.testing.assert_close(normalised(sums, Config(), torch.tensor(0.0), 1), torch.tensor([0.5, 0.0]))
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_step_does_what_a_plain_unfused_optimiser_does(optimiser):
+    """Guards against torch's fused optimisers, which mix up elements where layouts of weight and gradient differ."""
+    config, model, batch, anchors = setup(train__optimiser=optimiser)
+    plain = copy.deepcopy(model)
+    ours = make_optimiser(model, config.train)
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimiser]
+
+    class Unfused(kind):
+        def step(self, closure=None):
+            self.found_inf = None  # which only fused ones understand
+            return super().step(closure)
+
+    groups = [{**group, "fused": False, "foreach": False} for group in ours.param_groups]
+    names = {id(p): name for name, p in model.named_parameters()}
+    theirs = dict(plain.named_parameters())
+    reference = Unfused([{**group, "params": [theirs[names[id(p)]] for p in group["params"]]} for group in groups])
+    for _ in range(3):
+        train_step(model, ours, [batch], anchors, config, lr=1e-2)
+        train_step(plain, reference, [batch], anchors, config, lr=1e-2)
+    for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_micro_batches_of_one_picture_give_the_step_of_two():
+    config, model, batch, anchors = setup(train__optimiser="sgd")
+    split = copy.deepcopy(model)
+    whole = train_step(model, make_optimiser(model, config.train), [batch], anchors, config, lr=0.1)
+    ones = [Batch.pack([batch.images[i]], [batch.objects_of(i)]) for i in range(2)]
+    parts = train_step(split, make_optimiser(split, config.train), ones, anchors, config, lr=0.1)
+    torch.testing.assert_close(parts.classification, whole.classification)
+    torch.testing.assert_close(parts.box, whole.box)
+    for a, b in zip(model.parameters(), split.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone():
+    config, model, batch, anchors = setup(loss__box_weight=1e38, train__optimiser="sgd")
+    with torch.no_grad():
+        model.box_head.predict.bias.fill_(1e30)
+    before = copy.deepcopy(model.state_dict())
+    result = train_step(model, make_optimiser(model, config.train), [batch], anchors, config, lr=0.1)
+    assert not bool(result.finite)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_clipping_bounds_the_gradient_but_reports_its_whole_norm():
+    config, model, batch, anchors = setup(train__optimiser="sgd", train__momentum=0.0, train__weight_decay=0.0)
+    clipped = copy.deepcopy(model)
+    start = [p.detach().clone() for p in model.parameters()]
+    free = train_step(model, make_optimiser(model, config.train), [batch], anchors, config, lr=1.0)
+    tight = config.with_changes({"train.clip": 0.5})
+    result = train_step(clipped, make_optimiser(clipped, tight.train), [batch], anchors, tight, lr=1.0)
+    torch.testing.assert_close(result.gradient_norm, free.gradient_norm)
+    moved = torch.stack([(a - b).square().sum() for a, b in zip(clipped.parameters(), start, strict=True)]).sum().sqrt()
+    torch.testing.assert_close(moved, torch.tensor(0.5), rtol=1e-3, atol=1e-4)
+
+
+def test_under_adamw_biases_and_norms_do_not_decay_and_under_sgd_everything_does():
+    config, model, _, _ = setup()
+    decays = {
+        id(p): group["weight_decay"]
+        for group in make_optimiser(model, config.train).param_groups
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert decays[id(parameter)] == (0.05 if parameter.dim() > 1 else 0.0), name
+    sgd = config.with_changes({"train.optimiser": "sgd"}).train
+    assert {group["weight_decay"] for group in make_optimiser(model, sgd).param_groups} == {0.05}
+
+
+def test_the_backbone_can_learn_slower():
+    config, model, _, _ = setup(train__backbone_lr=0.1)
+    factors = {
+        id(p): group["lr_factor"] for group in make_optimiser(model, config.train).param_groups for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        assert factors[id(parameter)] == (0.1 if name.startswith("backbone.") else 1.0), name

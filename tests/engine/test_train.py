@@ -1,0 +1,366 @@
+"""Training as a user meets it: whole runs of a tiny net on tiny scenes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from foveal.config import Config, preset
+from foveal.data.scenes import write_scenes
+from foveal.engine.checkpoint import read_run, read_tensors, run_weights
+from foveal.engine.progress import Silent
+from foveal.engine.train import train
+from foveal.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
+
+TINY = {
+    "model": {
+        "weights": "none",
+        "batch_norm": "evaluating",
+        "levels": "3-5",
+        "pyramid_channels": 8,
+        "head_channels": 8,
+        "head_depth": 1,
+    },
+    "anchors": {"sizes": [16, 28, 48]},
+    "data": {"size": 64, "max_size": 64, "workers": 0},
+    "train": {
+        "steps": 6,
+        "batch_size": 4,
+        "lr_batch": 4,
+        "evaluate_every": 3,
+        "log_every": 1,
+        "warmup": 0,
+        "tensorboard": False,
+    },
+}
+
+
+class Notes(Silent):
+    """A reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.steps: list[int] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def step(self, step: int, total: int, numbers: dict[str, float]) -> None:
+        self.steps.append(step)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, {"train": 16, "val": 4, "test": 4}, size=64, seed=1)
+    return folder
+
+
+def tiny(**changes) -> Config:
+    return preset("light").with_changes(TINY).with_changes({name.replace("__", "."): v for name, v in changes.items()})
+
+
+def run_tiny(data: Path, out: Path, config: Config | None = None, **arguments):
+    return train(data, out, config=config or tiny(), device="cpu", reporter=Silent(), **arguments)
+
+
+def metrics(out: Path) -> list[dict]:
+    """The lines of metrics.jsonl without the two entries that depend on the clock."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_s", "time_s")} for line in lines]
+
+
+def test_a_run_leaves_everything_needed_to_use_and_repeat_it(scenes, tmp_path):
+    run = run_tiny(scenes, tmp_path / "run")
+    left = {path.name for path in run.path.iterdir()}
+    assert left >= {
+        "config.yaml", "classes.json", "environment.json", "data.json", "metrics.jsonl",
+        "checkpoints", "last.safetensors", "best.safetensors", "result.json",
+    }  # fmt: skip
+    assert read_run(run.path).config == tiny()
+    assert run.class_names == tuple("0123456789")
+    assert json.loads((run.path / "data.json").read_text())["fingerprint"]
+    assert [line["step"] for line in metrics(run.path) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in metrics(run.path) if "AP" in line] == [3, 6]
+    # Six steps find nothing, so there may be no threshold to recommend; the key is there all the same.
+    assert "threshold" in json.loads((run.path / "result.json").read_text())
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(scenes, tmp_path):
+    one, two = run_tiny(scenes, tmp_path / "1"), run_tiny(scenes, tmp_path / "2")
+    other = run_tiny(scenes, tmp_path / "3", tiny(seed=1))
+    assert (one.path / "last.safetensors").read_bytes() == (two.path / "last.safetensors").read_bytes()
+    assert metrics(one.path) == metrics(two.path)
+    assert (one.path / "last.safetensors").read_bytes() != (other.path / "last.safetensors").read_bytes()
+
+
+def test_a_second_run_does_not_overwrite_the_first(scenes, tmp_path):
+    run_tiny(scenes, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"already holds a run at step 6.*--resume"):
+        run_tiny(scenes, tmp_path / "run")
+
+
+def test_resuming_a_finished_run_does_nothing_and_an_absent_one_starts(scenes, tmp_path):
+    out = tmp_path / "run"
+    run_tiny(scenes, out, resume=True)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    notes = Notes()
+    train(scenes, out, config=tiny(), device="cpu", reporter=notes, resume=True)
+    assert any("finished" in line for line in notes.lines)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_can_be_scored_again_after_its_result_was_lost(scenes, tmp_path):
+    run = run_tiny(scenes, tmp_path / "run")
+    (run.path / "result.json").unlink()
+    assert run_tiny(scenes, run.path, resume=True).threshold == run.threshold
+
+
+def test_other_settings_on_resume_are_refused_by_name(scenes, tmp_path):
+    run_tiny(scenes, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"train\.lr is 0\.5 now but was 0\.001"):
+        run_tiny(scenes, tmp_path / "run", tiny(train__lr=0.5), resume=True)
+
+
+def test_another_worker_count_on_resume_is_fine(scenes, tmp_path):
+    run_tiny(scenes, tmp_path / "run")
+    run_tiny(scenes, tmp_path / "run", tiny(data__workers=1), resume=True)
+
+
+def test_changed_labels_on_resume_are_refused(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8, "val": 2}, size=64, seed=1)
+    run_tiny(data, tmp_path / "run")
+    labels = json.loads((data / "train.json").read_text())
+    labels["annotations"].pop()
+    (data / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(CheckpointError, match="labels changed"):
+        run_tiny(data, tmp_path / "run", resume=True)
+
+
+def test_stopping_saves_and_resuming_ends_with_the_same_bits(scenes, tmp_path):
+    whole = run_tiny(scenes, tmp_path / "whole")
+
+    class StopsAfterTwo(Silent):
+        def step(self, step: int, total: int, numbers: dict[str, float]) -> None:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match=r"saved at step 2 of 6.*--resume"):
+        train(scenes, tmp_path / "broken", config=tiny(), device="cpu", reporter=StopsAfterTwo())
+    broken = run_tiny(scenes, tmp_path / "broken", resume=True)
+    assert (broken.path / "last.safetensors").read_bytes() == (whole.path / "last.safetensors").read_bytes()
+    assert metrics(broken.path) == metrics(whole.path)
+
+
+def test_pictures_without_any_object_train(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    labels = json.loads((data / "train.json").read_text())
+    labels["annotations"] = []
+    (data / "train.json").write_text(json.dumps(labels))
+    run = run_tiny(data, tmp_path / "run")
+    lines = [line for line in metrics(run.path) if "loss" in line]
+    assert all(math.isfinite(line["loss"]) and line["positives"] == 0 and line["loss_box"] == 0 for line in lines)
+
+
+def test_a_set_without_validation_split_trains_and_its_last_weights_are_the_best(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    run = run_tiny(data, tmp_path / "run")
+    assert run.threshold is None
+    for name, tensor in run_weights(run.path, "last").items():
+        assert torch.equal(tensor, run_weights(run.path, "best")[name])
+
+
+def test_fine_tuning_keeps_the_class_head_for_the_same_classes_and_replaces_it_for_others(scenes, tmp_path):
+    run = run_tiny(scenes, tmp_path / "run")
+    notes = Notes()
+    config = tiny(train__steps=1, train__lr=1e-12)
+    again = train(scenes, tmp_path / "same", config=config, device="cpu", reporter=notes, weights=run.path)
+    assert not any("replaced" in line for line in notes.lines)
+    old, new = run_weights(run.path), run_weights(again.path, "last")
+    torch.testing.assert_close(new["class_head.predict.weight"], old["class_head.predict.weight"], atol=1e-6, rtol=0)
+
+    data = tmp_path / "letters"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    labels = json.loads((data / "train.json").read_text())
+    labels["categories"] = [{**c, "name": f"digit {c['name']}"} for c in labels["categories"]]
+    (data / "train.json").write_text(json.dumps(labels))
+    other = train(data, tmp_path / "other", config=config, device="cpu", reporter=notes, weights=run.path)
+    assert any("replaced" in line and "class_head.predict" in line for line in notes.lines)
+    new = run_weights(other.path, "last")
+    assert not torch.allclose(new["class_head.predict.weight"], old["class_head.predict.weight"], atol=1e-4)
+    torch.testing.assert_close(new["box_head.predict.weight"], old["box_head.predict.weight"], atol=1e-6, rtol=0)
+
+
+def test_faulty_labels_stop_training_unless_told_to_skip_them(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    labels = json.loads((data / "train.json").read_text())
+    labels["annotations"][0]["bbox"] = [float("nan"), 0, 5, 5]
+    (data / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(DataError, match="--skip-bad") as caught:
+        run_tiny(data, tmp_path / "run")
+    assert len(caught.value.problems) == 1
+    notes = Notes()
+    config = tiny(data__skip_bad=True, train__steps=1)
+    train(data, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    assert any("skipped 1 faulty labels and 0 unreadable pictures" in line for line in notes.lines)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_level_term_and_pictures(scenes, tmp_path):
+    with pytest.raises(TrainingError) as caught:
+        run_tiny(scenes, tmp_path / "run", tiny(train__lr=1e30, train__clip=0.0, train__optimiser="sgd"))
+    message = str(caught.value)
+    assert "step " in message
+    assert "loss on level P" in message or "the gradient" in message
+    assert str(scenes / "images") in message
+    assert "--train.lr" in message
+    (saved,) = (tmp_path / "run").glob("non-finite-step-*.safetensors")
+    assert read_tensors(saved)["0.images"].shape == (4, 3, 64, 64)
+
+
+def test_a_step_too_large_for_memory_is_refused_before_it_starts(scenes, tmp_path, monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})())
+    with pytest.raises(TrainingError, match=r"4 pictures of 64 x 64 needs about .* GiB.*--train\.accumulate 2"):
+        run_tiny(scenes, tmp_path / "run")
+
+
+def test_a_time_budget_fixes_the_steps_once(scenes, tmp_path):
+    notes = Notes()
+    config = tiny(train__minutes=0.05, train__evaluate_every=1000)
+    train(scenes, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    assert notes.steps == list(range(1, notes.steps[-1] + 1))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == notes.steps[-1]
+
+
+def test_training_stops_early_when_ap_no_longer_rises(scenes, tmp_path):
+    notes = Notes()
+    config = tiny(train__patience=2, train__evaluate_every=1, train__lr=1e-12, train__steps=50)
+    train(scenes, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    assert any("stopped early" in line for line in notes.lines)
+    assert len(notes.steps) < 50
+
+
+def test_the_average_of_the_weights_is_what_is_saved_for_use(scenes, tmp_path):
+    run = run_tiny(scenes, tmp_path / "run", tiny(train__ema=0.9))
+    checkpoint = run.path / "checkpoints" / (run.path / "checkpoints" / "last").read_text()
+    used, raw = run_weights(run.path, "last"), read_tensors(checkpoint / "model.safetensors")
+    averaged = read_tensors(checkpoint / "ema.safetensors")
+    name = "class_head.predict.weight"
+    assert torch.equal(used[name], averaged[name])
+    assert not torch.equal(used[name], raw[name])
+
+
+# -- whole processes --
+
+PROGRAM = """
+import os, signal, sys, torch
+torch.set_num_threads(1)
+from foveal.config import load_config
+from foveal.engine.progress import Silent
+from foveal.engine.train import train
+data, out, config, die_at = sys.argv[1:5]
+if die_at != "never":
+    left, rename = int(die_at), os.replace
+    def deadly(*a, **k):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(*a, **k)
+    os.replace = deadly
+settings = {"data.workers": int(sys.argv[5])} if len(sys.argv) > 5 else {}
+train(data, out, config=load_config(config), settings=settings, device="cpu", reporter=Silent(), resume=True)
+"""
+
+
+def start(data: Path, out: Path, config: Path, die_at: str = "never", workers: int = 0, processes: int = 1):
+    program = out.parent / "program.py"
+    program.write_text(PROGRAM)
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, str(program), str(data), str(out), str(config), die_at, str(workers)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twelve_random_moments_ends_with_the_same_bits(scenes, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        tiny(train__steps=60, train__evaluate_every=20, train__checkpoint_every=4, train__ema=0.9).to_yaml()
+    )
+    begun = time.monotonic()
+    finish(start(scenes, tmp_path / "whole", config))
+    whole_s = time.monotonic() - begun
+    moments = random.Random(7)
+    for kill in range(12):
+        workers = kill % 3
+        if kill % 4 == 3:  # inside a write: the n-th rename is never reached
+            process = start(scenes, tmp_path / "broken", config, die_at=str(moments.randint(1, 25)), workers=workers)
+            process.communicate(timeout=300)
+        else:
+            process = start(scenes, tmp_path / "broken", config, workers=workers)
+            time.sleep(moments.uniform(0.2, 1.0) * whole_s)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=60)
+    finish(start(scenes, tmp_path / "broken", config))
+    assert (tmp_path / "broken/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
+    assert (tmp_path / "broken/best.safetensors").read_bytes() == (tmp_path / "whole/best.safetensors").read_bytes()
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normaliser", ["batch", "image"])
+def test_one_process_two_processes_and_micro_batches_learn_the_same(scenes, tmp_path, normaliser):
+    common = {
+        "loss__normaliser": normaliser,
+        "train__steps": 10,
+        "train__batch_size": 8,
+        "train__optimiser": "sgd",
+        "train__lr": 0.01,
+        "train__evaluate_every": 10,
+    }
+    plain, split = tmp_path / "plain.yaml", tmp_path / "split.yaml"
+    plain.write_text(tiny(**common).to_yaml())
+    split.write_text(tiny(**common, train__accumulate=2).to_yaml())
+    finish(start(scenes, tmp_path / "one", plain))
+    finish(start(scenes, tmp_path / "two", plain, processes=2))
+    finish(start(scenes, tmp_path / "accumulated", split))
+    one = run_weights(tmp_path / "one", "last")
+    moved = max(float((one[n] - t).abs().max()) for n, t in _fresh_weights(plain).items() if "predict" in n)
+    assert moved > 1e-3
+    for other in ("two", "accumulated"):
+        for name, tensor in run_weights(tmp_path / other, "last").items():
+            torch.testing.assert_close(tensor, one[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _fresh_weights(config: Path) -> dict[str, torch.Tensor]:
+    from foveal.config import load_config
+    from foveal.model.retinanet import build_model
+
+    settings = load_config(config)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        return build_model(settings, 10).state_dict()
