@@ -27,7 +27,7 @@ from foveal.errors import ImageError
 MAX_PIXELS = 100_000_000
 
 # Not every format of Pillow's: some start other programs (EPS), some are not pictures.
-FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 _ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257

@@ -296,7 +296,7 @@ class _Batches(Dataset):
 def _read(table: Table, config: Config, work: Iterable[Work]) -> Iterator[Batch]:
     """Turns work into batches, in order, by `config.data.workers` processes."""
     workers = config.data.workers
-    options: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _start_worker} if workers else {}
+    options: dict[str, Any] = {"prefetch_factor": 2, "worker_init_fn": _start_worker} if workers else {}
     loader = DataLoader(
         _Batches(table, config),
         batch_size=None,
