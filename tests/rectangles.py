@@ -70,7 +70,9 @@ def detector(size: int = 64, threshold: float | None = None, **changes: object) 
     return Detector(RectangleNet(settings), settings, NAMES, threshold, category_ids=(10, 20, 30))
 
 
-def picture(height: int, width: int, *rectangles: tuple[int, tuple[int, int, int, int]], value: int = 255) -> np.ndarray:
+def picture(
+    height: int, width: int, *rectangles: tuple[int, tuple[int, int, int, int]], value: int = 255
+) -> np.ndarray:
     """[H, W, 3] uint8: (label, (x1, y1, x2, y2)) each, on black."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     for label, (x1, y1, x2, y2) in rectangles:
@@ -86,5 +88,4 @@ def save(path: Path, image: np.ndarray) -> Path:
 
 def _as_channels(part_BNC: Tensor, height: int, width: int) -> Tensor:
     """[B, H*W*A, C] as the head's output [B, A*C, H, W]."""
-    batch, _, channels = part_BNC.shape
-    return part_BNC.reshape(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+    return part_BNC.reshape(len(part_BNC), height, width, -1).permute(0, 3, 1, 2).contiguous()

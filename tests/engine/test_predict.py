@@ -160,7 +160,11 @@ def test_a_table_is_detected_whole_and_each_row_once(tmp_path):
     counts = []
     state = torch.get_rng_state()
     found = detect_table(
-        detector(), builder.build(NAMES), batch_size=2, workers=0, progress=lambda done, total: counts.append((done, total))
+        detector(),
+        builder.build(NAMES),
+        batch_size=2,
+        workers=0,
+        progress=lambda done, total: counts.append((done, total)),
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert sorted(zip(found.rows.tolist(), found.labels.tolist(), strict=True)) == [(row, row % 3) for row in range(5)]

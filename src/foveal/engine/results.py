@@ -107,6 +107,7 @@ class CocoTable(Table):
                 self._results.write(("\n" if self._first else ",\n") + _json(result))
                 self._first = False
             self._results.flush()
+            self._images.flush()
 
     def finish(self) -> None:
         self._results.write("\n]\n")
