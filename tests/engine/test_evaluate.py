@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,15 @@ def test_a_table_is_scored_as_pycocotools_scores_its_boxes(tmp_path):
     )
     numbers = evaluate_detections(table, found).numbers
     assert [as_coco(numbers[name]) for name in NUMBERS] == pytest.approx(stats, abs=1e-6)
+
+
+def test_sizes_follow_the_areas_that_the_labels_state():
+    table = small_table()
+    assert evaluate_detections(table, PERFECT).numbers["APs"] == pytest.approx(1)  # the platelet, 10 x 10
+    stated = replace(table, areas=torch.tensor([1600.0, 1025.0, 1600.0]))
+    assert evaluate_detections(stated, PERFECT).numbers["APs"] is None
+    assert stated.select([1, 0]).areas.tolist() == [1600, 1600, 1025]
+    assert len(table.select([1, 0]).areas) == 0
 
 
 OFFICIAL = {f"{kind}{size}": f"{kind}{size[0]}" for kind in ("AP", "AR") for size in ("small", "medium", "large")}

@@ -68,6 +68,7 @@ class Table:
     first_object: [I + 1] int64; objects of picture i are rows first_object[i] .. first_object[i + 1] - 1.
     boxes: [G, 4] float32 xyxy pixels; labels: [G] int32; crowd: [G] bool, regions to ignore.
     class_names: K names; category_ids: K ids as the label file numbers them.
+    areas: [G] float32 pixels as the label file states them (COCO: of the masks), or empty: those of the boxes.
     """
 
     root: str
@@ -83,6 +84,7 @@ class Table:
     boxes: Tensor
     labels: Tensor
     crowd: Tensor
+    areas: Tensor
     problems: tuple[Problem, ...] = field(default=())
 
     @classmethod
@@ -100,6 +102,7 @@ class Table:
         boxes: np.ndarray,
         labels: np.ndarray,
         crowd: np.ndarray,
+        areas: np.ndarray | None = None,
         problems: Sequence[Problem] = (),
     ) -> Table:
         """Builds from flat arrays; `rows` [G] is the picture of each object, in any order (kept within a picture)."""
@@ -120,6 +123,7 @@ class Table:
             boxes=_shared(np.asarray(boxes, dtype=np.float32).reshape(-1, 4)[order]),
             labels=_shared(np.asarray(labels, dtype=np.int32)[order]),
             crowd=_shared(np.asarray(crowd, dtype=bool)[order]),
+            areas=_shared(np.zeros(0, np.float32) if areas is None else np.asarray(areas, dtype=np.float32)[order]),
             problems=tuple(problems),
         )
 
@@ -153,12 +157,24 @@ class Table:
     def select(self, rows: Any) -> Table:
         """The table of these pictures only (a boolean mask or row numbers), without problems."""
         kept = np.arange(len(self))[np.asarray(rows)]
-        builder = TableBuilder(self.root, self.split, self.format)
-        for row in kept.tolist():
-            objects = self.objects(row)
-            builder.add_image(self.relative_path(row), tuple(self.sizes[row].tolist()), int(self.image_ids[row]))
-            builder.add_objects(objects.boxes.numpy(), objects.labels.numpy(), objects.crowd.numpy())
-        return builder.build(self.class_names, self.category_ids)
+        first = self.first_object.numpy()
+        counts = np.diff(first)[kept]
+        mine = np.repeat(first[kept] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        return Table.of(
+            root=self.root,
+            split=self.split,
+            format=self.format,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            paths=[self.relative_path(row) for row in kept.tolist()],
+            sizes=self.sizes.numpy()[kept],
+            image_ids=self.image_ids.numpy()[kept],
+            rows=np.repeat(np.arange(len(kept)), counts),
+            boxes=self.boxes.numpy()[mine],
+            labels=self.labels.numpy()[mine],
+            crowd=self.crowd.numpy()[mine],
+            areas=self.areas.numpy()[mine] if len(self.areas) else None,
+        )
 
 
 class TableBuilder:

@@ -92,7 +92,7 @@ def evaluate_detections(
     """Scores detections against a data table whose classes are numbered alike.
 
     threshold: for precision, recall, F1 and confusion; None is `inference.show_threshold`'s default.
-    Small, medium and large objects are told apart by the area of their boxes.
+    Small, medium and large objects are told apart by the areas that the labels state, or else by those of the boxes.
     """
     return score(truth_of(table), found_of(table, found), *_given_or_default(threshold), metric, plus_one)
 
@@ -112,7 +112,7 @@ def truth_of(table: Table) -> Truth:
         image=_place_by_id(table)[rows],
         label=table.labels.numpy().astype(np.int64),
         xywh=xywh,
-        area=xywh[:, 2] * xywh[:, 3],
+        area=table.areas.numpy().astype(np.float64) if len(table.areas) else xywh[:, 2] * xywh[:, 3],
         ignored=table.crowd.numpy().astype(bool),
     )
 
