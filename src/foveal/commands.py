@@ -186,6 +186,8 @@ class Predict:
     """Share of a tile that neighbours have in common."""
     batch_size: int = 8
     """Pictures at a time."""
+    max_pixels: int | None = None
+    """Pass over pictures with more pixels; default: the run's data.max_pixels."""
 
     def run(self) -> int:
         from foveal.engine.files import predict_files
@@ -202,6 +204,7 @@ class Predict:
                 tile=self.tile,
                 overlap=self.overlap,
                 batch_size=self.batch_size,
+                max_pixels=self.max_pixels,
                 progress=progress,
             )
         print(summary)

@@ -67,7 +67,7 @@ class ConsoleReporter:
     def counted(self, what: str, done: int, total: int) -> None:
         if self._bar is not None:
             self._advance(what, done, total, "")
-            if done >= total:
+            if 0 < total <= done:  # 0: how many there will be is not known
                 self._bar.update(self._tasks[what], visible=False)
 
     @contextmanager
@@ -96,8 +96,8 @@ class ConsoleReporter:
         assert self._bar is not None
         if what not in self._tasks:
             # Starting at `done - 1` keeps a resumed run's speed estimate honest.
-            self._tasks[what] = self._bar.add_task(what, total=total, completed=done - 1, words=words)
-        self._bar.update(self._tasks[what], completed=done, total=total, words=words, visible=True)
+            self._tasks[what] = self._bar.add_task(what, total=total or None, completed=done - 1, words=words)
+        self._bar.update(self._tasks[what], completed=done, total=total or None, words=words, visible=True)
 
 
 def _short(value: float) -> str:
