@@ -308,21 +308,25 @@ def _read(table: Table, config: Config, work: Iterable[Work]) -> Iterator[Batch]
         **options,
     )
     batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches, None)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"a process that reads pictures died, most often because memory or shared memory (/dev/shm) ran out: "
-                f"lower data.workers from {workers}, 0 reads in the main process ({str(error).splitlines()[0]})"
-            ) from None
-        if batch is None:
-            return
-        if isinstance(batch, _Failure):
-            raise batch.error(batch.message)
-        yield batch
+    try:
+        while (batch := _next(batches, workers)) is not None:
+            if isinstance(batch, _Failure):
+                raise batch.error(batch.message)
+            yield batch
+    finally:
+        del batches  # ends the workers; an iterator that an exception keeps for the garbage collector hangs 5 s
+
+
+def _next(batches: Iterator[Batch | _Failure], workers: int) -> Batch | _Failure | None:
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"a process that reads pictures died, most often because memory or shared memory (/dev/shm) ran out: "
+            f"lower data.workers from {workers}, 0 reads in the main process ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def _as_it_is(batch: Any) -> Any:
