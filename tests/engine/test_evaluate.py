@@ -14,6 +14,7 @@ import torch
 from rich.cells import cell_len
 
 from foveal.config import Config
+from foveal.data.detect import read_data
 from foveal.data.table import Table, TableBuilder
 from foveal.detections import Detections, DetectionTable
 from foveal.engine import evaluate as evaluating
@@ -147,6 +148,32 @@ def test_a_table_is_scored_as_pycocotools_scores_its_boxes(tmp_path):
         scores=torch.tensor([entry["score"] for entry in results]),
         labels=torch.tensor([labels[entry["category_id"]] for entry in results]),
     )
+    numbers = evaluate_detections(table, found).numbers
+    assert [as_coco(numbers[name]) for name in NUMBERS] == pytest.approx(stats, abs=1e-6)
+
+
+def test_a_data_set_with_masks_and_crowds_is_scored_as_pycocotools_scores_its_file(coco_small, tmp_path):
+    file = coco_small / "permissive.json"
+    truth = json.loads(file.read_text())
+    table = read_data(coco_small)
+    assert table.crowd.any()
+    draw = torch.Generator().manual_seed(0)
+    boxes = table.boxes + 6 * torch.randn(table.boxes.shape, generator=draw)
+    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    rows = torch.repeat_interleave(torch.arange(len(table)), table.first_object.diff())
+    found = DetectionTable(rows, boxes, torch.rand(len(rows), generator=draw), table.labels.long())
+    results = [
+        {
+            "image_id": int(table.image_ids[row]),
+            "category_id": table.category_ids[label],
+            "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+            "score": score,
+        }
+        for row, box, score, label in zip(
+            rows.tolist(), boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        )
+    ]
+    stats, _ = pycocotools_says(*write(tmp_path, truth, results))
     numbers = evaluate_detections(table, found).numbers
     assert [as_coco(numbers[name]) for name in NUMBERS] == pytest.approx(stats, abs=1e-6)
 

@@ -145,7 +145,7 @@ def _add_boxes(
         if row is None or label is None:
             _report_unknown(annotation, number, row is None, label is None, report)
         elif row >= 0:
-            labels.add_box(row, annotation.bbox, label, number, bool(annotation.iscrowd))
+            labels.add_box(row, annotation.bbox, label, number, bool(annotation.iscrowd), annotation.area)
         if annotation.id is not None:
             numbers.append(annotation.id)
     ids, counts = np.unique(np.array(numbers, dtype=np.int64), return_counts=True)

@@ -35,6 +35,7 @@ class Annotation(msgspec.Struct, gc=False):
     bbox: tuple[float, float, float, float]
     id: Id | None = None
     iscrowd: int | bool | None = None
+    area: float | None = None
 
 
 class Category(msgspec.Struct, gc=False):
@@ -52,6 +53,7 @@ _EXPECTED = {
     "name": "a text",
     "bbox": "four numbers [x, y, width, height]",
     "iscrowd": "0 or 1",
+    "area": "a number of pixels",
     "width": "a whole number above 0",
     "height": "a whole number above 0",
 }
@@ -156,7 +158,7 @@ def _slowly(entry: Any, kind: type[Entry], position: int, report: Report) -> Ent
             values[field.name] = msgspec.convert(_whole(value), field.type)
         except (ValueError, OverflowError):
             sound = sound and not field.required
-            state, shown = f"is not {_EXPECTED[field.name]}", json.dumps(value)
+            state, shown = "has the wrong type, length or range", json.dumps(value)
             if field.name not in plain:
                 state, shown = "is missing", ""
             fix = f"write {_EXPECTED[field.name]}"

@@ -50,8 +50,8 @@ class BoxFault:
 
 BOX_FAULTS = (
     BoxFault("the box is not finite", "write four finite numbers"),
-    BoxFault("the box is far larger than any picture or than its own", "correct it or remove it"),
-    BoxFault("the box is inverted: it ends before it starts", "write the upper left corner first"),
+    BoxFault("the box is far larger than its picture", "correct it or remove it"),
+    BoxFault("the box is inverted: it ends before it starts", "write the upper left corner first, sides above 0"),
     BoxFault("the box has no area", "give it a width and a height above 0, or remove it"),
     BoxFault("the box lies outside its picture", "correct it or remove it"),
     BoxFault(
@@ -102,6 +102,7 @@ class Labels:
         self._boxes = array("d")
         self._labels = array("i")
         self._crowd = bytearray()
+        self._areas = array("d")
         self._numbers = array("q")
 
     def problem(
@@ -129,13 +130,25 @@ class Labels:
             self.problem(file, where, field, ascii(name)[1:-1], "the name leaves the folder or is no file's name", fix)
         return path
 
-    def add_box(self, row: int, box: Sequence[float], label: int, number: int, crowd: bool = False) -> None:
-        """A box as the file writes it, four numbers; where it stands is `place(row, number)`."""
+    def add_box(
+        self,
+        row: int,
+        box: Sequence[float],
+        label: int,
+        number: int,
+        crowd: bool = False,
+        area: float | None = None,
+    ) -> None:
+        """A box as the file writes it, four numbers; where it stands is `place(row, number)`.
+
+        area: pixels of the object, where the file says.
+        """
         self._rows.append(row)
         self._boxes.extend(box)
         self._labels.append(label)
         self._numbers.append(number)
         self._crowd.append(crowd)
+        self._areas.append(np.nan if area is None else area)
 
     def build(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Table:
         """The table of what is sound, with all problems."""
@@ -166,8 +179,18 @@ class Labels:
             boxes=boxes_G4[kept],
             labels=np.array(self._labels, dtype=np.int32)[kept],
             crowd=np.frombuffer(bytes(self._crowd), dtype=bool)[kept],
+            areas=self._stated_areas(boxes_G4, kept),
             problems=self.problems,
         )
+
+    def _stated_areas(self, boxes_G4: np.ndarray, kept: np.ndarray) -> np.ndarray | None:
+        """Areas of the kept boxes as the file states them, the box's where it does not; None if it never does."""
+        areas = np.array(self._areas, dtype=np.float64)[kept]
+        unstated = ~np.isfinite(areas)
+        if unstated.all():
+            return None
+        sides = (boxes_G4[:, 2:] - boxes_G4[:, :2])[kept]
+        return np.where(unstated, sides[:, 0] * sides[:, 1], areas)
 
     def _fill_sizes(self, paths: list[str], sizes_I2: np.ndarray) -> np.ndarray:
         """Reads sizes that the labels do not state from the pictures' headers; [I] bool, False where that failed."""
@@ -177,8 +200,9 @@ class Labels:
                 sizes_I2[row] = image_size(self.root / paths[row])
             except ImageError as error:
                 readable[row] = False
-                fix = "restore the picture or remove its labels"
-                self.problem(self.root / paths[row], "", "size", "", f"the picture cannot be read: {error}", fix)
+                file = self.root / paths[row]
+                problem, _, fix = str(error).removeprefix(f"{file}: ").partition("; ")
+                self.problem(file, "", "", "", f"the picture {problem}", fix or "replace it or leave it out")
         return readable
 
     def _report(self, index: int, fault: BoxFault, paths: list[str], boxes: np.ndarray, sizes: np.ndarray) -> None:

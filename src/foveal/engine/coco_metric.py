@@ -44,8 +44,10 @@ def coco_numbers(truth: Truth, found: Found) -> CocoNumbers:
     evaluator.accumulate()
     evaluator.summary_lines()
     numbers = {name: _known(value) for name, value in zip(NUMBERS, evaluator.stats, strict=True)}
+    accumulated = evaluator.eval
+    assert accumulated is not None
     # [10 IoUs, 101 recalls, K classes, 4 area ranges, 3 limits]; -1 where a class has no objects.
-    precision_K = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1].transpose(2, 0, 1)
+    precision_K = np.asarray(accumulated["precision"])[:, :, :, 0, -1].transpose(2, 0, 1)
     return CocoNumbers(numbers, [_mean(p) for p in precision_K], [_mean(p[0]) for p in precision_K])
 
 
