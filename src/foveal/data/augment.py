@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import torch
 
@@ -89,11 +90,11 @@ def augment(
 def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Random saturation, contrast and brightness, each by a factor between 2^-strength and 2^strength.
 
-    All three are linear, so they are one 3 x 3 matrix and an offset, and the picture is rounded once.
+    All three are linear, so they are one 3 x 3 matrix and an offset, and the picture is rounded and clipped once.
     """
     saturation, contrast, brightness = 2.0 ** rng.uniform(-strength, strength, size=3)
     colour_to_grey = np.tile(GREY, (3, 1))
     matrix = contrast * brightness * (saturation * np.eye(3) + (1 - saturation) * colour_to_grey)
-    mean_grey = float(image.reshape(-1, 3).mean(axis=0) @ GREY)
-    changed = image @ matrix.T.astype(np.float32) + np.float32((1 - contrast) * brightness * mean_grey)
-    return np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+    mean_grey = float(np.array(cv2.mean(image)[:3]) @ GREY)
+    offset = np.full((3, 1), (1 - contrast) * brightness * mean_grey)
+    return cv2.transform(image, np.hstack([matrix, offset]))

@@ -1,0 +1,99 @@
+"""What every benchmark does the same way: timing, and a CSV that says on what machine and commit it was made."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("torch", "numpy", "opencv-python-headless", "pillow")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated runs: the median, and the shortest and longest as their spread."""
+
+    median_s: float
+    min_s: float
+    max_s: float
+    runs: int
+
+    def per(self, count: int) -> dict[str, float | int]:
+        """Columns of a row: milliseconds for each of `count` things that a run handles."""
+        each = {name: round(getattr(self, f"{name}_s") / count * 1000, 4) for name in ("median", "min", "max")}
+        return {f"{name}_ms": value for name, value in each.items()} | {"runs": self.runs}
+
+
+def measure(work: Callable[[], Any], runs: int, warm_up: int = 1) -> Timing:
+    """Times `runs` calls of `work`, after `warm_up` that do not count."""
+    for _ in range(warm_up):
+        work()
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return Timing(statistics.median(seconds), min(seconds), max(seconds), runs)
+
+
+def write_rows(name: str, rows: Sequence[dict[str, Any]]) -> Path:
+    """Prints the rows and writes them to results/NAME.csv, each with machine, versions, commit and date."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    circumstances = {
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*columns, *circumstances], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | circumstances for row in rows)
+    print(f"{name} ({'; '.join(circumstances.values())})")
+    widths = {column: max(len(column), *(len(str(row.get(column, ""))) for row in rows)) for column in columns}
+    for line in ({column: column for column in columns}, *rows):
+        print("  ".join(str(line.get(column, "")).ljust(widths[column]) for column in columns).rstrip())
+    return path
+
+
+def machine() -> str:
+    """Processor, cores that may be used, and the graphics card if there is one."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = named[0].split(":", 1)[1].strip() if named else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    card = f" + {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{model} ({cores} cores){card}"
+
+
+def versions() -> str:
+    return " ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
+
+
+def commit() -> str:
+    """The short hash; with a + where files of the package or the benchmarks differ from it."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
