@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
     A classifier in the file (fc.*, classifier.*) is passed over; any other difference in names or shapes is a
     WeightsError.
     """
-    tensors = _imagenet(name) if weights == "imagenet" else read_tensors(weights)
-    tensors = {key: t for key, t in tensors.items() if key.split(".")[0] not in ("fc", "classifier")}
+    path = _imagenet(name) if weights == "imagenet" else Path(weights)
+    tensors = {key: t for key, t in read_tensors(path).items() if key.split(".")[0] not in ("fc", "classifier")}
     wanted = backbone.state_dict()
     # Older files and frozen norms have no counter of batches.
     missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]
@@ -48,7 +48,7 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
     if missing or unknown or other_shape:
         example = (missing or unknown or other_shape)[0]
         raise WeightsError(
-            f"{weights}: these are not {name} weights ({len(missing)} tensors missing, {len(unknown)} unknown, "
+            f"{path}: these are not {name} weights ({len(missing)} tensors missing, {len(unknown)} unknown, "
             f"{len(other_shape)} of another shape, such as {example}); set model.backbone to the network that the file "
             "was made for, or model.weights to a file of torchvision's state dict for it"
         )
@@ -66,15 +66,14 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise WeightsError(
-            f"{path}: holds more than tensors and is not opened, because that could run a stranger's code; save its "
-            "state dict alone, as .safetensors or with torch.save(model.state_dict(), path)"
-        ) from None
     except Exception as error:
-        raise WeightsError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); fetch it again") from None
+        raise WeightsError(f"{path}: {_why_unreadable(error)}") from None
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
-        raise WeightsError(f"{path}: is not a state dict; save it with torch.save(model.state_dict(), path)")
+        held = f"entries {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(
+            f"{path}: is not a state dict but holds {held[:200]}; save the state dict alone: "
+            "torch.save(model.state_dict(), path)"
+        )
     return content
 
 
@@ -89,12 +88,32 @@ def copy_matching(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     return [key for key in wanted if key not in fitting]
 
 
-def _imagenet(name: str) -> dict[str, Tensor]:
-    url = _URL + _IMAGENET[name]
+def _imagenet(name: str) -> Path:
+    """The file of a backbone's ImageNet weights in torch's cache, downloaded on first use."""
+    file = _IMAGENET[name]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    if path.exists():
+        return path
+    log.info("downloading %s to %s", _URL + file, path)
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (URLError, OSError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checksum = file.rsplit("-", 1)[1].removesuffix(".pth")
+        torch.hub.download_url_to_file(_URL + file, str(path), hash_prefix=checksum, progress=sys.stderr.isatty())
+    except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong checksum is a RuntimeError
         raise WeightsError(
-            f"{url}: cannot be downloaded ({error}); fetch it by another way and set model.weights to its path, or set "
-            "model.weights to none and model.batch_norm to trained"
+            f"{_URL + file}: cannot be downloaded ({error}); fetch it on another machine and set model.weights to its "
+            "path, or start from random weights with model.weights none and model.batch_norm trained"
         ) from None
+    return path
+
+
+def _why_unreadable(error: Exception) -> str:
+    reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):
+        if "GLOBAL" in str(error):
+            return (
+                "holds more than tensors and is not opened, because that could run a stranger's code; save its state "
+                "dict alone, as .safetensors or with torch.save(model.state_dict(), path)"
+            )
+        reason = "not written by torch.save"
+    return f"is damaged or no weight file ({reason}); fetch it again"
