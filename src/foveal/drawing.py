@@ -39,6 +39,7 @@ PALETTE: tuple[Colour, ...] = (
 )
 CROWD: Colour = (200, 200, 200)
 DARK: Colour = (16, 16, 16)
+_SMALLEST_FONT = 9
 # For class names outside Latin script; the first one that the machine has is taken.
 _WIDE_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -113,14 +114,14 @@ def _draw(image: Any, marks: Sequence[_Mark], anchors: Sequence[Sequence[float]]
     canvas = ImageDraw.Draw(picture)
     shorter = min(picture.size)
     line = max(2, round(shorter / 240))
-    font_size = max(12, round(shorter / 36))
+    font_size = round(max(shorter / 36, min(12, shorter / 16)))
     if len(marks) > 20:
-        font_size = max(10, round(0.8 * font_size))
+        font_size = round(0.8 * font_size)
     for anchor in anchors:
         _outline(canvas, anchor, max(1, line // 3), (255, 255, 255), picture.size)
     for mark in marks:
         _box(canvas, mark, line, picture.size)
-    labels = _Labels(picture, np.array([mark.box for mark in marks], dtype=np.float64).reshape(-1, 4))
+    labels = _Labels(picture, np.array([mark.box for mark in marks], dtype=np.float64).reshape(-1, 4), line)
     # The best come last in `marks` and choose their place first.
     for index in range(len(marks) - 1, -1, -1):
         labels.write(index, marks[index], font_size)
@@ -169,14 +170,15 @@ class _Labels:
 
     BURIED = 0.5  # a label may cover this share of another object's box, not more
 
-    def __init__(self, picture: Image.Image, boxes_M4: np.ndarray):
+    def __init__(self, picture: Image.Image, boxes_M4: np.ndarray, line: int):
         self.picture = picture
         self.canvas = ImageDraw.Draw(picture)
         self.boxes_M4 = boxes_M4
+        self.line = line
         self.placed: list[tuple[int, int, int, int]] = []
 
     def write(self, index: int, mark: _Mark, font_size: int) -> None:
-        for size in (font_size, max(9, round(0.72 * font_size))):
+        for size in (max(_SMALLEST_FONT, font_size), max(_SMALLEST_FONT, round(0.72 * font_size))):
             font = _font(size, mark.text.isascii())
             left, top, right, bottom = map(round, self.canvas.textbbox((0, 0), mark.text, font=font, anchor="ls"))
             pad = max(1, size // 6)
@@ -195,6 +197,7 @@ class _Labels:
     def _place(self, index: int, width: int, height: int) -> tuple[int, int] | None:
         """Upper left corner of the cheapest place; None where each covers a label or buries an object."""
         x1, y1, x2, y2 = (round(value) for value in self.boxes_M4[index])
+        x1, x2 = x1 - self.line, x2 + self.line
         wanted = [
             (x1, y1 - height),
             (x2 - width, y1 - height),

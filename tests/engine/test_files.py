@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_the_number_of_inputs(tmp_path):
 
 
 def test_misuse_is_told_before_anything_is_written(tmp_path):
-    for options in ({"batch_size": 0}, {"tile": 5}, {"tile": 800, "overlap": 2.0}):
+    for options in ({"batch_size": 0}, {"tile": 5}, {"tile": 800, "overlap": 2.0}, {"min_score": 50}):
         with pytest.raises(UsageError):
             predict_files(detector(), ["a.png"], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

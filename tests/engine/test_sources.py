@@ -79,6 +79,7 @@ def test_no_two_files_share_a_place_for_their_drawings(folder):
 
     assert places("a.jpg", "sub/a.jpg") == [PurePath("a.jpg"), PurePath("sub/a.jpg")]
     assert places("sub/a.jpg") == [PurePath("a.jpg")]
+    assert places("sub/a.jpg", "elsewhere/gone.jpg")[0] == PurePath("a.jpg"), "what does not exist does not count"
     assert places("sub", "a.jpg") == [PurePath("sub/a.jpg"), PurePath("sub/deep/c.bmp"), PurePath("a.jpg")]
 
 

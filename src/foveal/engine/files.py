@@ -100,6 +100,7 @@ def predict_files(
         raise UsageError(f"batch size {batch_size}: give at least 1")
     if tile:
         check_tiling(tile, overlap)
+    min_score = detector.lowest_score(min_score)
     limit = detector.config.data.max_pixels if max_pixels is None else max_pixels
     sources = Sources(inputs, limit, stdin, leave_out=[out / "drawn"])
     with ExitStack() as stack:

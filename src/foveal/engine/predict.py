@@ -92,6 +92,14 @@ class Detector:
             self._finish(group, found, min_score)
         return found
 
+    def lowest_score(self, min_score: float | None) -> float:
+        """The score that is asked for, or `threshold` where none is; UsageError outside 0 .. 1."""
+        if min_score is None:
+            return self.threshold
+        if not 0 <= min_score <= 1:
+            raise UsageError(f"min_score {min_score:g}: give a score from 0 to 1, such as .5")
+        return min_score
+
     def prepare(self, image: Any, max_pixels: int | None = None) -> Prepared:
         """Reads and resizes a picture; the padding follows from its size alone, so batched equals single."""
         data = self.config.data
@@ -117,7 +125,7 @@ class Detector:
 
         The model is left in the mode it was found in, and no random number is drawn.
         """
-        min_score = self.threshold if min_score is None else min_score
+        min_score = self.lowest_score(min_score)
         # no_grad rather than inference_mode: the caller may change the boxes in place, or cache what training uses.
         with _evaluating(self.model), torch.no_grad():
             outputs = self.model(batch.images.to(self.device))

@@ -161,18 +161,16 @@ class Sources:
 
 
 def _common_folder(inputs: Iterable[str]) -> Path | None:
-    """The deepest folder that holds all inputs; the working one stands in for stdin. None on different drives."""
+    """The deepest folder that holds all inputs that exist; the working one stands in for stdin. None on two drives."""
+    there = ["." if text == "-" else text for text in inputs]
+    folders = [os.path.abspath(_folder_of(text)) for text in there if glob.has_magic(text) or os.path.exists(text)]
     try:
-        return Path(os.path.commonpath([os.path.abspath(_folder_of(text)) for text in inputs]))
+        return Path(os.path.commonpath(folders or [os.getcwd()]))
     except ValueError:
         return None
 
 
 def _folder_of(text: str) -> str:
-    if text == "-":
-        return "."
-    if os.path.isdir(text):
-        return text
     while glob.has_magic(text) and not os.path.lexists(text):
         text = os.path.dirname(text)
     return text if os.path.isdir(text) else os.path.dirname(text)
