@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from foveal.config import Config
 from foveal.data.detect import read_data
-from foveal.data.table import Table, TableBuilder
+from foveal.data.table import Problem, Table, TableBuilder
 from foveal.detections import Detections, DetectionTable
 from foveal.engine import evaluate as evaluating
 from foveal.engine.checkpoint import RunInfo
@@ -350,6 +350,13 @@ def test_classes_that_one_side_does_not_know_are_noted(run_of):
     assert "platelet" in found.notes[0]
     assert "dust" in found.notes[1]
     assert "note: the run does not know platelet" in str(found)
+
+
+def test_faulty_labels_are_noted(run_of):
+    table = replace(small_table(), problems=(Problem("a.json", "", "bbox", "", "is empty", "remove it"),))
+    assert evaluate(run_of(("cell", "platelet"), PERFECT), table).notes == (
+        "1 faulty labels are left out; `foveal inspect` lists them",
+    )
 
 
 def test_no_class_in_common_is_refused(run_of):

@@ -50,6 +50,9 @@ def evaluate(
     info = read_run(run)
     table = data if isinstance(data, Table) else read_data(Path(data), split)
     classes, notes = _classes_by_name(info.class_names, table)
+    faults = sum(problem.fatal for problem in table.problems)
+    if faults:
+        notes += (f"{faults:,} faulty labels are left out; `foveal inspect` lists them",)
     detector = load(run, device, which)
     found = detect_table(detector, table, batch_size, info.config.data.workers, progress)
     labels = classes[found.labels]
