@@ -104,3 +104,13 @@ def test_an_anchor_centred_on_the_edge_of_the_picture_is_on_the_padding() -> Non
     boxes = Anchors((3,), (32.0,), (2 ** (1 / 3),), (0.5,)).boxes(32, 32)
     inside = centred_inside(boxes, (20, 28)).reshape(4, 4)
     assert inside.tolist() == [[True, True, True, False]] * 2 + [[False] * 4] * 2
+
+
+def test_rounding_of_corners_moves_no_anchor_into_the_picture() -> None:
+    # 600 pixels: the 38th cell of level 4 is centred on 600, the 10th of level 6 on 608.
+    inside = centred_inside(PAPER.boxes(600, 600), (600, 600))
+    assert int(inside.sum()) == 9 * (75**2 + 37**2 + 19**2 + 9**2 + 5**2)
+    # Every picture up to 300 pixels wide: as many columns of level 3 as have their centre before its right edge.
+    grid = Anchors((3,), (32.0,), PAPER.scales, PAPER.ratios).boxes(8, 300)
+    for width in range(1, 301):
+        assert int(centred_inside(grid, (8, width)).sum()) == 9 * ((width + 3) // 8)

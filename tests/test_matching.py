@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -131,6 +131,13 @@ def test_anchors_centred_on_padding_are_ignored_whatever_they_overlap() -> None:
     assert match_image(ANCHORS, box, no_crowd, (20, 105), peers).tolist() == [-1, 0, -1]
 
 
+def test_the_best_anchor_of_an_object_is_looked_for_inside_the_picture() -> None:
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [4.0, 0.0, 14.0, 10.0]])
+    box, config = torch.tensor([[4.0, 0.0, 14.0, 4.5]]), AssignmentConfig(low_quality="all")
+    assert match_image(anchors, box, torch.tensor([False]), (20, 8), config).tolist() == [0, IGNORED]
+    assert match_image(anchors, box, torch.tensor([False]), (20, 10), config).tolist() == [BACKGROUND, 0]
+
+
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_assignments_equal_torchvisions_recording(version: str) -> None:
     recorded = np.load(GOLDEN / f"torchvision_{version}_r50_k7_256x320.npz")
@@ -217,13 +224,24 @@ def test_padding_does_not_change_what_a_picture_teaches() -> None:
     assert answers(alone, (64, 64)) == answers(padded, (96, 128)) != set()
 
 
-@given(st.integers(0, 30), st.integers(0, 1000), st.sampled_from([(64, 64), (600, 600), (97, 240)]))
-def test_best_iou_is_what_comparing_with_every_anchor_gives(count: int, seed: int, shape: tuple[int, int]) -> None:
-    boxes = some_objects(count, seed, side=64).boxes * 1.5
-    anchors = PAPER.boxes(*shape)
-    anchors = anchors[centred_inside(anchors, shape)]
-    expected = iou(anchors, boxes).amax(0)
-    assert_close(best_iou(PAPER, boxes, shape), expected, atol=1e-6, rtol=0)
+@settings(max_examples=30)
+@given(st.integers(0, 30), st.integers(0, 1000), st.sampled_from([(60, 60), (300, 300), (97, 240)]))
+def test_best_iou_is_what_comparing_with_every_anchor_inside_gives(
+    count: int, seed: int, shape: tuple[int, int]
+) -> None:
+    boxes = some_objects(count, seed, side=min(shape)).boxes
+    for layout in (PAPER, Anchors((4, 5, 6), (16.0, 32.0, 60.0), (1.0,), (1.0,))):
+        anchors = layout.boxes(*shape)
+        expected = iou(anchors[centred_inside(anchors, shape)], boxes).amax(0)
+        assert_close(best_iou(layout, boxes, shape), expected, atol=1e-6, rtol=0)
+
+
+def test_a_level_without_an_anchor_inside_covers_nothing() -> None:
+    # The one cell of level 7 is centred on (64, 64).
+    coarse, box = Anchors((7,), (40.0,), (1.0,), (1.0,)), torch.tensor([[44.0, 44.0, 60.0, 60.0]])
+    assert_close(best_iou(coarse, box, (64, 100)), torch.zeros(1))
+    assert_close(best_iou(coarse, torch.zeros(1, 4), (64, 100)), torch.zeros(1))
+    assert_close(best_iou(coarse, box, (65, 65)), torch.tensor([256 / 1600]))
 
 
 @pytest.mark.parametrize("offset", ["centre", "corner"])
@@ -248,8 +266,8 @@ def test_small_objects_have_no_anchor_and_boxes_without_area_none_at_all() -> No
     assert_close(best_iou(PAPER, boxes, (200, 200)), torch.tensor([0.25, 0.0]))
 
 
-def test_a_million_boxes_are_covered_without_a_matrix() -> None:
-    boxes = some_objects(1000, 4).boxes.repeat(1000, 1)
+def test_many_boxes_are_covered_without_a_matrix() -> None:
+    # 200,000 x 19,206 overlaps would take 15 GB.
+    boxes = some_objects(1000, 4).boxes.repeat(200, 1)
     best = best_iou(PAPER, boxes, (320, 320))
-    assert_close(best[:1000], best_iou(PAPER, boxes[:1000], (320, 320)), atol=1e-6, rtol=0)
-    assert len(best) == 1_000_000
+    assert_close(best, best_iou(PAPER, boxes[:1000], (320, 320)).repeat(200), atol=1e-6, rtol=0)

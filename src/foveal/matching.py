@@ -22,6 +22,9 @@ from foveal.detections import Batch
 BACKGROUND = -1
 IGNORED = -2
 
+_FAR = -1e6
+"""Where the anchors of a level are that has none in the picture: no box reaches there."""
+
 
 @dataclass(frozen=True)
 class Match:
@@ -101,24 +104,26 @@ def best_iou(anchors: Anchors, boxes_G4: Tensor, shape: tuple[int, int] | Tensor
     for index in range(len(anchors.levels)):
         cx = _nearest_centre((x1 + x2) / 2, shape_X2[:, 1], anchors, index)
         cy = _nearest_centre((y1 + y2) / 2, shape_X2[:, 0], anchors, index)
-        for left, top, right, bottom in anchors.cell_boxes(index).tolist():
-            width = torch.minimum(x2, cx + right) - torch.maximum(x1, cx + left)
-            height = torch.minimum(y2, cy + bottom) - torch.maximum(y1, cy + top)
-            shared = width.clamp_(min=0) * height.clamp_(min=0)
-            union = area_G + (right - left) * (bottom - top) - shared
-            best = torch.maximum(best, shared / union)
+        for cell_box in anchors.cell_boxes(index).unbind():
+            # `iou` of pairs, in columns.
+            left, right = cx + cell_box[0], cx + cell_box[2]
+            top, bottom = cy + cell_box[1], cy + cell_box[3]
+            width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+            height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+            shared = width.mul_(height)
+            best = torch.maximum(best, shared / (area_G + (right - left) * (bottom - top) - shared))
     return best
 
 
 def _nearest_centre(x_G: Tensor, side_X: Tensor, anchors: Anchors, level_index: int) -> Tensor:
-    """[G] along one axis: of a level's anchor centres inside an input of `side` pixels the nearest to x; -inf: none."""
+    """[G] along one axis: the nearest to x of a level's anchor centres inside an input of `side` pixels; or far off."""
     cell = 2 ** anchors.levels[level_index]
     cells = (side_X + cell - 1) // cell
     stride = torch.full_like(cells, cell) if anchors.stride == "exact" else side_X // cells
     shift = 0.5 if anchors.offset == "centre" else 0.0
     last = (side_X / stride - shift).ceil() - 1
     nearest = (x_G / stride - shift).round().clamp(min=0).minimum(last.minimum(cells - 1))
-    return torch.where(last < 0, -torch.inf, (nearest + shift) * stride)
+    return torch.where(last < 0, _FAR, (nearest + shift) * stride)
 
 
 def _positive(iou_GN: Tensor, best_N: Tensor, config: AssignmentConfig) -> Tensor:
