@@ -23,7 +23,8 @@ from foveal.config import Config, preset
 from foveal.data.augment import augment
 from foveal.data.detect import read_data
 from foveal.data.images import decode_image, target_size
-from foveal.data.loader import Plan, TrainBatches, resize_with_objects
+from foveal.data.loader import TrainBatches, resize_with_objects
+from foveal.data.plan import Plan
 from foveal.data.table import Table, TableBuilder
 from foveal.detections import Batch, Objects
 

@@ -12,8 +12,8 @@ errors config detections boxes nms anchors matching
 losses.classification losses.boxes losses.total
 model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding
-data.table data.images data.arrays data.layout data.labels data.coco data.voc data.yolo data.csv data.detect
-data.augment data.loader data.scenes
+data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file data.yolo data.csv data.detect
+data.augment data.plan data.loader data.scenes
 drawing
 engine.progress engine.schedule engine.checkpoint engine.ema
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files

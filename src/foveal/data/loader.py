@@ -1,11 +1,6 @@
-"""Which pictures make up a step, and reading them: from a table to batches.
+"""From a table to batches: reading pictures in worker processes, for training and for evaluation.
 
-A `Plan` is a pure function of the pictures' sizes and the config. Every epoch shuffles all pictures; each gets its
-size and turn from (seed, epoch, picture), waits with others of its padded shape, and leaves with a full batch. So the
-pictures of step 1000 are the same for any number of workers, processes and micro-batches, and after any resume: the
-plan is simply run again up to the step (a million pictures take about a second).
-
-Letters: I pictures, V variants (a size and a turn) of a picture, S shapes.
+What is read when is decided elsewhere (plan.py), before and apart from the reading.
 """
 
 from __future__ import annotations
@@ -22,36 +17,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from foveal.config import Config, DataConfig
+from foveal.config import Config
 from foveal.data.augment import augment, crop, visible
 from foveal.data.images import image_size, padded_shape, read_image, resize, target_sizes
+from foveal.data.plan import EVALUATION, Draw, Plan, Work
 from foveal.data.table import Table
 from foveal.detections import Batch, Objects
 from foveal.errors import ConfigError, DataError, FovealError, ImageError, TrainingError
-
-EVALUATION = -1
-"""The epoch of pictures that are not augmented."""
-
-BATCHES_A_SHAPE = 2
-"""Every shape gets at least the pictures of so many batches in an epoch, where the data set has them."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One picture of a batch: its row, the epoch it is drawn in, its (height, width) after the resize, then turns."""
-
-    row: int
-    epoch: int
-    size: tuple[int, int]
-    turns: int = 0
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one worker makes one batch of: pictures, and the shape they are padded to."""
-
-    shape: tuple[int, int]
-    draws: tuple[Draw, ...]
 
 
 def with_sizes(table: Table, max_pixels: int) -> Table:
@@ -124,113 +96,6 @@ def eval_batches(table: Table, config: Config, batch_size: int, rank: int = 0, w
         for first in range(0, len(by_shape[shape]), batch_size)
     ]
     return _read(table, config, work[rank::world])
-
-
-class Plan:
-    """What is drawn when: `steps(n)` yields the pictures of step n, n + 1, ...; `shapes` are all padded shapes."""
-
-    def __init__(self, sizes_I2: np.ndarray, config: Config):
-        self.seed = config.seed % 2**64
-        self.batch_size = config.train.batch_size
-        self.num_images = len(sizes_I2)
-        data = config.data
-        self.num_turns = 4 if data.quarter_turns else 1
-        longest_over_shorter = data.longest / data.size
-        self.targets_VI2 = np.stack(
-            [target_sizes(sizes_I2, size, round(size * longest_over_shorter)) for size in jittered_sizes(data)]
-        )
-        turned = [self.targets_VI2, self.targets_VI2[:, :, ::-1]][: 2 if data.quarter_turns else 1]
-        padded = -(-np.stack(turned) // data.pad_multiple) * data.pad_multiple
-        cells, group_of_cell = np.unique(padded.reshape(-1, 2), axis=0, return_inverse=True)
-        cells_a_picture = padded.size // 2 // max(1, self.num_images)
-        least = BATCHES_A_SHAPE * self.batch_size * cells_a_picture
-        shapes, merged = merge_shapes(cells, group_of_cell.reshape(-1), least)
-        self.shapes = [(int(height), int(width)) for height, width in shapes]
-        self.group_TVI = merged.reshape(padded.shape[:-1])
-
-    def steps(self, start: int = 0) -> Iterator[Work]:
-        for group, codes in itertools.islice(self._full_batches(), start, None):
-            yield Work(self.shapes[group], tuple(self._draw(code) for code in codes))
-
-    def _full_batches(self) -> Iterator[tuple[int, list[int]]]:
-        """(shape, coded draws) of every step; a plain loop over integers, since a resumed run repeats all of it."""
-        waiting: list[list[int]] = [[] for _ in self.shapes]
-        for epoch in itertools.count():
-            for code, group in zip(*self._epoch(epoch), strict=True):
-                full = waiting[group]
-                full.append(code)
-                if len(full) == self.batch_size:
-                    waiting[group] = []
-                    yield group, full
-
-    def _epoch(self, epoch: int) -> tuple[list[int], list[int]]:
-        """All pictures in this epoch's order: coded draws, and the index of each one's shape."""
-        rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(self.num_images)
-        num_sizes = len(self.targets_VI2)
-        size = rng.integers(num_sizes, size=self.num_images)[order]
-        turns = rng.integers(self.num_turns, size=self.num_images)[order]
-        codes = ((epoch * num_sizes + size) * self.num_turns + turns) * self.num_images + order
-        return codes.tolist(), self.group_TVI[turns % 2, size, order].tolist()
-
-    def _draw(self, code: int) -> Draw:
-        code, row = divmod(code, self.num_images)
-        code, turns = divmod(code, self.num_turns)
-        epoch, size = divmod(code, len(self.targets_VI2))
-        height, width = self.targets_VI2[size, row].tolist()
-        return Draw(row, epoch, (height, width), turns)
-
-
-def jittered_sizes(data: DataConfig) -> list[int]:
-    """The values of `data.size` that scale jitter draws from: multiples of `pad_multiple`, or the ends of the range.
-
-    600 with factors .8 to 1.2 and multiples of 32 gives 480, 512, ..., 704; with 1 to 1 it gives 600.
-    """
-    low, high = (max(1, round(data.size * factor)) for factor in data.scale_jitter)
-    first = -(-low // data.pad_multiple) * data.pad_multiple
-    if low == high:
-        return [low]
-    return list(range(first, high + 1, data.pad_multiple)) or [low, high]
-
-
-def merge_shapes(shapes_S2: np.ndarray, group_of_cell: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-    """Makes every shape have at least `least` members (or one shape of everything), at little padding.
-
-    shapes_S2: distinct (height, width). group_of_cell: [cells] which shape each cell has; a cell is a picture at one
-    of its sizes and turns. Returns the new shapes and the new [cells] index; every cell fits into its new shape.
-
-    The rarest shape is joined with the shape that costs the least padding. Where that one has members to spare and
-    would have to grow, it does not: it only lends as many, evenly spaced, as the rare one needs. So one panorama
-    among 10,000 squares makes a few squares wide, not all.
-    """
-    shapes = shapes_S2.astype(np.int64)
-    members = [np.flatnonzero(group_of_cell == group) for group in range(len(shapes))]
-    while len(members) > 1:
-        counts = np.array([len(cells) for cells in members])
-        rare = int(counts.argmin())
-        if counts[rare] >= least:
-            break
-        joint = np.maximum(shapes, shapes[rare])
-        growth = joint.prod(axis=1) - shapes.prod(axis=1)
-        missing = least - counts[rare]
-        lends = (growth > 0) & (counts - missing >= least)
-        cost = growth * np.where(lends, missing, counts)
-        cost = cost + counts[rare] * (joint.prod(axis=1) - shapes[rare].prod())
-        cost[rare] = np.iinfo(np.int64).max
-        partner = int(cost.argmin())
-        shapes[rare] = joint[partner]
-        if lends[partner]:
-            lent = np.linspace(0, counts[partner] - 1, missing).astype(np.int64)
-            members[rare] = np.concatenate([members[rare], members[partner][lent]])
-            members[partner] = np.delete(members[partner], lent)
-        else:
-            members[rare] = np.concatenate([members[rare], members[partner]])
-            del members[partner]
-            shapes = np.delete(shapes, partner, axis=0)
-    merged = np.empty_like(group_of_cell)
-    for group, cells in enumerate(members):
-        merged[cells] = group
-    return shapes, merged
 
 
 def read_picture(table: Table, draw: Draw, config: Config) -> tuple[np.ndarray, Objects]:
