@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveal.model.backbone import Backbone, BatchNormMode, conv_norm, initialise
@@ -33,10 +34,10 @@ class ConvNormReLU6(nn.Sequential):
 
 
 def relu6_(x: Tensor) -> Tensor:
-    """min(max(x, 0), 6) in the memory of `x`, which nothing else may need."""
-    if x.requires_grad and not torch.compiler.is_compiling():
-        return _ReLU6InPlace.apply(x)
-    return x.clamp_(0, 6)
+    """min(max(x, 0), 6) in the memory of `x`, which nothing else may need; no gradient at 0 and 6 themselves."""
+    if torch.compiler.is_compiling():
+        return F.relu6(x, inplace=True)
+    return _ReLU6InPlace.apply(x) if x.requires_grad else x.clamp_(0, 6)
 
 
 class InvertedResidual(nn.Module):
