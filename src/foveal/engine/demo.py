@@ -22,7 +22,14 @@ DRAWN = 12
 # What makes a small net learn from nothing within minutes: batch norm that is trained, subnets with group norm, no
 # random turn (digits have an upright), and digits large enough for levels 3 to 5.
 RECIPE: dict[str, Any] = {
-    "model": {"weights": "none", "batch_norm": "trained", "levels": "3-5", "pyramid_channels": 64, "head_channels": 64},
+    "model": {
+        "backbone": "resnet18",
+        "weights": "none",
+        "batch_norm": "trained",
+        "levels": "3-5",
+        "pyramid_channels": 64,
+        "head_channels": 64,
+    },
     "anchors": {"sizes": [20, 36, 64]},
     "data": {"size": SIDE, "max_size": SIDE, "horizontal_flip": 0.0, "workers": 1},
     "train": {"batch_size": 16, "lr_batch": 16, "lr": 2e-3, "ema": 0.99},

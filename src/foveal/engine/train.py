@@ -153,7 +153,7 @@ class Trainer:
         if self.rank == 0:
             checkpoint.cut_metrics(self.folder, self.progress.metrics_bytes)
         config, progress = self.config.train, self.progress
-        evaluate_every = config.evaluate_every or max(1, progress.total // 10)
+        evaluate_every = config.evaluate_every or -(-progress.total // 10)
         checkpoint_every = config.checkpoint_every or evaluate_every
         leg_begun_at, seconds_before = self.begun_at, progress.seconds
         window = torch.tensor(progress.window, dtype=torch.float64, device=self.device)

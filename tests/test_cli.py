@@ -1,0 +1,164 @@
+"""The command line as a newcomer meets it: help, exit codes, messages, and the whole way on a tiny set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foveal.cli import main
+from foveal.data.scenes import write_scenes
+
+TINY_FLAGS = [
+    "--model.weights=none", "--model.batch-norm=evaluating", "--model.levels=3-5", "--model.pyramid-channels=8",
+    "--model.head-channels=8", "--model.head-depth=1", "--anchors.sizes", "16", "28", "48", "--data.size=64",
+    "--data.max-size=64", "--data.workers=0", "--train.steps=2", "--train.batch-size=4", "--train.no-tensorboard",
+    "--device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, {"train": 8, "val": 4, "test": 4}, size=64, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", str(scenes), "--out", str(folder), *TINY_FLAGS]) == 0
+    return folder
+
+
+def test_help_answers_without_importing_torch():
+    program = (
+        "import sys; from foveal.cli import main; code = main(['--help']); sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "inspect", "train", "evaluate", "predict"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_help_of_a_command_shows_the_presets_values(capsys):
+    assert main(["train", "--help", "--preset", "paper"]) == 0
+    said = capsys.readouterr().out
+    assert "--train.steps" in said
+    assert "(default: 90000)" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "did you mean train?"),
+        (["train", "DATA"], "--out"),
+        (["train", "DATA", "--out", "x", "--train.step", "5"], "--train.steps"),
+        (["train", "DATA", "--out", "x", "--train.steps", "-5"], "greater than 0"),
+        (["train", "DATA", "--out", "x", "--anchors.sizes", "8"], "1 entries for the 5 levels 3-7"),
+        (["train", "DATA", "--out", "x", "--preset", "heavy"], "paper, light"),
+        (["train", "/nonexistent", "--out", "x"], "/nonexistent"),
+        (["inspect", "/nonexistent"], "/nonexistent"),
+        (["evaluate", "/nonexistent", "/nonexistent"], "no such run folder"),
+        (["evaluate"], "give RUN and DATA, or --results and --annotations"),
+        (["evaluate", "--results", "a.json"], "--results and --annotations go together"),
+        (["predict", "/nonexistent", "a.jpg", "--out", "x"], "no such run folder"),
+    ],
+)
+def test_misuse_is_one_message_and_exit_code_2(words, said, capsys):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.err + captured.out).split())
+    assert "Traceback" not in captured.err
+
+
+def test_a_folder_without_data_is_misuse(tmp_path, capsys):
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_split_that_does_not_exist_names_those_that_do(run, scenes, capsys):
+    assert main(["evaluate", str(run), str(scenes), "--split", "exam"]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("exam", "train", "val", "test"))
+
+
+def test_no_arguments_show_the_help_and_say_that_it_was_no_call(capsys):
+    assert main([]) == 2
+    assert "usage: foveal COMMAND" in capsys.readouterr().out
+
+
+def test_inspect_answers_0_without_problems_and_1_with(scenes, tmp_path, capsys):
+    assert main(["inspect", str(scenes), "--json", "--data.size=64"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) >= {"images", "boxes", "classes", "coverage", "imbalance", "problems"}
+    assert found["problems"] == []
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 4}, size=64, seed=3)
+    (data / "images" / "train-00001.jpg").write_bytes(b"")
+    assert main(["inspect", str(data), "--json", "--data.size=64"]) == 1
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert set(problem) >= {"file", "where", "field", "value", "problem", "fix"}
+    assert "train-00001.jpg" in problem["file"]
+
+
+def test_evaluate_prints_one_json_object_with_the_named_keys(run, scenes, capsys):
+    assert main(["evaluate", str(run), str(scenes), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    named = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "per_class", "threshold"]
+    assert set(found) >= set(named)
+
+
+def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    inputs = [str(scenes / "images" / "test-00000.jpg"), str(bad), str(scenes / "images" / "test-00001.jpg")]
+    out = tmp_path / "found"
+    assert main(["predict", str(run), *inputs, "--out", str(out), "--min-score", "0.01"]) == 1
+    captured = capsys.readouterr()
+    assert "bad.jpg" in captured.out + captured.err
+    (table,) = out.glob("*.jsonl")
+    assert "test-00001.jpg" in table.read_text()
+
+
+def test_a_finished_run_resumes_to_nothing_and_a_second_start_is_refused(run, scenes, capsys):
+    assert main(["train", str(scenes), "--out", str(run), *TINY_FLAGS]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", str(scenes), "--out", str(run), *TINY_FLAGS, "--resume"]) == 0
+
+
+def test_a_file_of_settings_lies_between_preset_and_flags(scenes, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {steps: 1, lr: 0.5}\nloss: {gamma: 1.5}\n")
+    out = tmp_path / "run"
+    flags = [flag for flag in TINY_FLAGS if "steps" not in flag]
+    assert main(["train", str(scenes), "--out", str(out), "--config", str(file), *flags, "--train.lr", "0.25"]) == 0
+    from foveal.engine.checkpoint import read_run
+
+    config = read_run(out).config
+    assert (config.train.steps, config.train.lr, config.loss.gamma, config.model.backbone) == (
+        1,
+        0.25,
+        1.5,
+        "mobilenet_v2",
+    )
+
+
+def test_short_names_stand_for_settings(scenes, tmp_path):
+    out = tmp_path / "run"
+    assert main(["train", str(scenes), "--out", str(out), *TINY_FLAGS, "--skip-bad", "--minutes=0.02"]) == 0
+    from foveal.engine.checkpoint import read_run
+
+    config = read_run(out).config
+    assert (config.data.skip_bad, config.train.minutes) == (True, 0.02)
+
+
+def test_an_unexpected_failure_shows_no_traceback_unless_asked(monkeypatch, tmp_path, capsys):
+    from foveal.errors import FovealError
+
+    monkeypatch.setenv("FOVEAL_TRACEBACK", "1")
+    with pytest.raises(FovealError):
+        main(["inspect", str(tmp_path / "nothing")])
