@@ -23,7 +23,7 @@ from foveal.engine.evaluation import Evaluation
 from foveal.engine.metrics import Found, Truth
 from foveal.engine.predict import detect_table, load
 from foveal.engine.scored_files import read_annotations, read_results
-from foveal.engine.scoring import Metric, score
+from foveal.engine.scoring import Metric, check_metric, score
 from foveal.errors import UsageError
 
 
@@ -47,6 +47,7 @@ def evaluate(
     split), nor where the run has none: there it is `inference.show_threshold`.
     progress(done, total) is called after each batch of pictures.
     """
+    check_metric(metric, plus_one)
     info = read_run(run)
     table = data if isinstance(data, Table) else read_data(Path(data), split)
     classes, notes = _classes_by_name(info.class_names, table)

@@ -29,6 +29,14 @@ Metric = Literal["coco", "voc07", "voc12"]
 CURVE_THRESHOLDS = tuple(round(step / 100, 2) for step in range(101))
 
 
+def check_metric(metric: str, plus_one: bool) -> None:
+    """UsageError for a metric that does not exist, or that has no +1 pixel convention."""
+    if metric not in get_args(Metric):
+        raise UsageError(f"there is no metric {metric!r}; use one of {', '.join(get_args(Metric))}")
+    if plus_one and metric == "coco":
+        raise UsageError("COCO has no +1 pixel convention; use --plus-one with --metric voc07 or voc12")
+
+
 def score(
     truth: Truth,
     found: Found,
@@ -39,10 +47,7 @@ def score(
     notes: tuple[str, ...] = (),
 ) -> Evaluation:
     """Everything an evaluation says, from flat arrays."""
-    if metric not in get_args(Metric):
-        raise UsageError(f"there is no metric {metric!r}; use one of {', '.join(get_args(Metric))}")
-    if plus_one and metric == "coco":
-        raise UsageError("COCO has no +1 pixel convention; use --plus-one with --metric voc07 or voc12")
+    check_metric(metric, plus_one)
     matches = match(truth, found, 0.5, "coco" if metric == "coco" else "voc", plus_one=plus_one)
     objects_K = np.bincount(truth.label[~truth.ignored], minlength=len(truth.class_names))
     if metric == "coco":
