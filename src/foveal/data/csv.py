@@ -8,7 +8,7 @@ in any split, sorted.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from foveal.data.labels import BoxForm, Labels
@@ -47,22 +47,21 @@ def read_csv(
     file: str | Path,
     root: str | Path | None = None,
     split: str | None = None,
-    class_names: Sequence[str] | None = None,
+    other_classes: Iterable[str] = (),
 ) -> Table:
     """Reads one label file.
 
-    root: the data set's folder (default: the file's). class_names: in label order (default: the file's, sorted).
+    root: the data set's folder (default: the file's). other_classes: names that occur in other splits.
     """
     file = Path(file)
     root = data_root(file) if root is None else Path(root)
     split = split or split_of_file(file) or file.stem
     labels = Labels(root, split, "csv", CSV_BOX, lambda row, line: (file, f"line {line}"))
-    names = csv_classes([file]) if class_names is None else tuple(class_names)
-    _add_rows(file, {name: label for label, name in enumerate(names)}, labels)
+    _add_rows(file, labels)
     if not labels.row_of and not labels.problems:
         labels.problem(file, "", "", "", "the file has no rows", "write rows of path,x1,y1,x2,y2,class")
     labels.locate_pictures(file)
-    return labels.build(names, tuple(range(len(names))))
+    return labels.build_named(other_classes)
 
 
 def csv_classes(files: Iterable[Path]) -> tuple[str, ...]:
@@ -77,7 +76,7 @@ Report = Callable[[int, str, object, str, str], None]
 """Takes line, field, value, problem and fix."""
 
 
-def _add_rows(file: Path, label_of_name: Mapping[str, int], labels: Labels) -> None:
+def _add_rows(file: Path, labels: Labels) -> None:
     def report(line: int, field: str, value: object, problem: str, fix: str) -> None:
         labels.problem(file, f"line {line}" if line else "", field, value, problem, fix)
 
@@ -93,12 +92,12 @@ def _add_rows(file: Path, label_of_name: Mapping[str, int], labels: Labels) -> N
         except ValueError:
             _report_box(corners, name, line, report)
             continue
-        label = label_of_name.get(name.strip())
-        if label is None:
-            problem = "no class is called this" if name.strip() else "the box has no class"
-            report(line, "class", ascii(name)[1:-1], problem, "write the name of a class")
+        name = name.strip()
+        if name and _is_text(name):
+            labels.add_box(row, box, labels.label_of(name), line)
         else:
-            labels.add_box(row, box, label, line)
+            problem = "the class is not UTF-8" if name else "the box has no class"
+            report(line, "class", ascii(name)[1:-1], problem, "write the name of a class")
 
 
 def _add_picture(text: str, line: int, file: Path, labels: Labels) -> int:
@@ -186,4 +185,4 @@ def _number(text: str) -> float | None:
 
 
 def _is_text(name: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+    return name.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in name)

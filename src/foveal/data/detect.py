@@ -53,7 +53,8 @@ def _read_yolo(source: Source, split: str) -> Table:
 
 
 def _read_csv(source: Source, split: str) -> Table:
-    return read_csv(source.splits[split], source.root, split, csv_classes(source.splits.values()))
+    others = [file for name, file in source.splits.items() if name != split]
+    return read_csv(source.splits[split], source.root, split, csv_classes(others))
 
 
 _FIND: dict[str, Callable[[Path], dict[str, Path]]] = {

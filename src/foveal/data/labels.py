@@ -9,7 +9,8 @@ Letters: G objects.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ LARGEST_SIDE = 4.0
 """Sides of the picture that a box may span: labels of cut-off objects exceed it, but not so far."""
 LARGEST_COORDINATE = 1e6
 """Pixels; no picture is that large."""
+READERS = 8
+"""Threads that read headers, each waiting for the disk most of the time."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Labels:
         self.problems: list[Problem] = []
         self.row_of: dict[str, int] = {}
         self.folder = ""
+        self.classes: dict[str, int] = {}
         self._sizes = array("i")
         self._image_ids = array("q")
         self._rows = array("q")
@@ -150,6 +154,19 @@ class Labels:
         self._crowd.append(crowd)
         self._areas.append(np.nan if area is None else area)
 
+    def label_of(self, class_name: str) -> int:
+        """A number for a class that is known by its name alone; `build_named` puts the classes in order."""
+        return self.classes.setdefault(class_name, len(self.classes))
+
+    def build_named(self, others: Iterable[str] = ()) -> Table:
+        """`build` with the classes that were met here or are named in `others`, sorted by name."""
+        names = sorted({*self.classes, *others})
+        place = {name: label for label, name in enumerate(names)}
+        label_of_number = np.array([place[name] for name in self.classes], dtype=np.int32)
+        numbers = np.array(self._labels, dtype=np.int32)
+        self._labels = array("i", label_of_number[numbers].tobytes())
+        return self.build(names, range(len(names)))
+
     def build(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Table:
         """The table of what is sound, with all problems."""
         paths = [self.folder + name for name in self.row_of]
@@ -186,7 +203,7 @@ class Labels:
     def _stated_areas(self, boxes_G4: np.ndarray, kept: np.ndarray) -> np.ndarray | None:
         """Areas of the kept boxes as the file states them, the box's where it does not; None if it never does."""
         areas = np.array(self._areas, dtype=np.float64)[kept]
-        unstated = ~np.isfinite(areas)
+        unstated = ~((areas >= 0) & (areas <= LARGEST_COORDINATE**2))
         if unstated.all():
             return None
         sides = (boxes_G4[:, 2:] - boxes_G4[:, :2])[kept]
@@ -195,14 +212,16 @@ class Labels:
     def _fill_sizes(self, paths: list[str], sizes_I2: np.ndarray) -> np.ndarray:
         """Reads sizes that the labels do not state from the pictures' headers; [I] bool, False where that failed."""
         readable = np.ones(len(paths), dtype=bool)
-        for row in np.flatnonzero((sizes_I2 <= 0).any(axis=1)).tolist():
-            try:
-                sizes_I2[row] = image_size(self.root / paths[row])
-            except ImageError as error:
-                readable[row] = False
-                file = self.root / paths[row]
-                problem, _, fix = str(error).removeprefix(f"{file}: ").partition("; ")
-                self.problem(file, "", "", "", f"the picture {problem}", fix or "replace it or leave it out")
+        unstated = np.flatnonzero((sizes_I2 <= 0).any(axis=1)).tolist()
+        files = [f"{self.root}/{paths[row]}" for row in unstated]
+        with ThreadPoolExecutor(READERS) as pool:
+            for row, file, size in zip(unstated, files, pool.map(_size_or_error, files), strict=True):
+                if isinstance(size, ImageError):
+                    readable[row] = False
+                    problem, _, fix = str(size).removeprefix(f"{file}: ").partition("; ")
+                    self.problem(file, "", "", "", f"the picture {problem}", fix or "replace it or leave it out")
+                else:
+                    sizes_I2[row] = size
         return readable
 
     def _report(self, index: int, fault: BoxFault, paths: list[str], boxes: np.ndarray, sizes: np.ndarray) -> None:
@@ -212,3 +231,10 @@ class Labels:
         value = "[" + ", ".join(f"{number:.7g}" for number in boxes[index].tolist()) + "]"
         problem = f"{fault.problem} ({paths[row]}, {width} x {height})"
         self.problem(file, where, self.form.field, value, problem, fault.fix, fault.fatal)
+
+
+def _size_or_error(file: str) -> tuple[int, int] | ImageError:
+    try:
+        return image_size(file)
+    except ImageError as error:
+        return error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 PICTURE_SUFFIXES = frozenset(
@@ -58,12 +58,14 @@ def inside(name: str, root: Path) -> str | None:
     return path if max(map(len, parts)) <= 255 and len(path) < 2048 else None
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Every picture below `folder`, by suffix, sorted by path."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in files if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+def list_files(folder: Path, suffixes: Collection[str] = PICTURE_SUFFIXES) -> list[str]:
+    """Paths below `folder`, with forward slashes, of every file with one of these suffixes; sorted."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(place, folder).replace(os.sep, "/") + "/"
+        prefix = "" if below == "./" else below
+        found += [prefix + name for name in files if os.path.splitext(name)[1].lower() in suffixes]
     return sorted(found)
 
 

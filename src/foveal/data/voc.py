@@ -7,7 +7,9 @@ occur in any split, sorted. Boxes count pixels from 1 and include the last one; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from foveal.data.labels import BoxForm, Labels
-from foveal.data.layout import PICTURE_SUFFIXES, SPLIT_WORDS, folders_of_splits, inside, list_pictures, subfolders
+from foveal.data.layout import PICTURE_SUFFIXES, SPLIT_WORDS, folders_of_splits, inside, list_files, subfolders
 from foveal.data.table import Table
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -53,13 +55,10 @@ def voc_root(path: Path) -> Path:
     return path.parent if path.name.lower() == "annotations" and _annotations(path.parent) is not None else path
 
 
-def read_voc(root: str | Path, split: str = "all", class_names: Sequence[str] | None = None) -> Table:
-    """Reads one split of the data set at `root`. class_names: in label order (default: all that occur, sorted)."""
+def read_voc(root: str | Path, split: str = "all") -> Table:
+    """Reads one split of the data set at `root`, with the classes of all its splits."""
     root = voc_root(Path(root))
     places = find_voc(root)
-    if class_names is None:
-        class_names = voc_classes(places.values(), root)
-    label_of_name = {name: label for label, name in enumerate(class_names)}
     xml_files: list[Path] = []
     labels = Labels(root, split, "voc", VOC_BOX, lambda row, number: (xml_files[row], f"object {number}"))
     pictures = _pictures_by_stem(root, places[split])
@@ -71,17 +70,20 @@ def read_voc(root: str | Path, split: str = "all", class_names: Sequence[str] | 
         if name is not None:
             row = labels.add_picture(name, _size(annotation, file, labels))
             xml_files.append(file)
-            _add_objects(annotation, row, file, label_of_name, labels)
-    return labels.build(class_names, tuple(range(len(class_names))))
+            _add_objects(annotation, row, file, labels)
+    others = {file for place in places.values() if place != places[split] for file in _xml_files(root, place, labels)}
+    return labels.build_named(_class_names(others.difference(xml_files), labels))
 
 
-def voc_classes(places: Iterable[Path], root: Path) -> tuple[str, ...]:
-    """The names of all objects in these splits, sorted."""
-    unheard = Labels(root, "", "voc", VOC_BOX, lambda row, number: (root, ""))
-    files = {file for place in places for file in _xml_files(root, place, unheard)}
-    parsed = [annotation for file in files if (annotation := _parse(file, unheard)) is not None]
-    names = {_text(item, "name") for annotation in parsed for item in annotation.findall("object")}
-    return tuple(sorted(name for name in names if name))
+def _class_names(files: Iterable[Path], labels: Labels) -> set[str]:
+    """The names of all objects in these files; their problems are told when their split is read."""
+    names: set[str] = set()
+    told = len(labels.problems)
+    for file in files:
+        annotation = _parse(file, labels)
+        names |= {_text(item, "name") for item in annotation.iterfind("object")} if annotation is not None else set()
+    del labels.problems[told:]
+    return names - {""}
 
 
 def _annotations(path: Path) -> Path | None:
@@ -96,7 +98,7 @@ def _has_xml(folder: Path) -> bool:
 def _xml_files(root: Path, place: Path, labels: Labels) -> Iterator[Path]:
     """The XML files of a split: all of a folder, or those that a list names by their stems."""
     if place.is_dir():
-        yield from sorted(file for file in place.iterdir() if file.suffix.lower() == ".xml")
+        yield from (place / name for name in sorted(os.listdir(place)) if name.lower().endswith(".xml"))
         return
     folder = _annotations(root) or root
     seen: set[str] = set()
@@ -123,10 +125,17 @@ def _pictures_by_stem(root: Path, place: Path) -> dict[str, str]:
     if holder.name.lower() == "annotations":
         holder = holder.parent
     folders = [folder for folder in subfolders(holder) if folder.name.lower() in ("jpegimages", "images")]
-    pictures = [picture for folder in folders for picture in list_pictures(folder)]
-    if not folders:
-        pictures = sorted(file for file in holder.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-    return {picture.stem: picture.relative_to(root).as_posix() for picture in reversed(pictures)}
+    places = {folder: list_files(folder) for folder in folders} or {holder: _files_in(holder)}
+    found: dict[str, str] = {}
+    for folder, names in places.items():
+        below = folder.relative_to(root).as_posix()
+        for name in names:
+            found.setdefault(posixpath.splitext(posixpath.basename(name))[0], posixpath.normpath(f"{below}/{name}"))
+    return found
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if posixpath.splitext(name)[1].lower() in PICTURE_SUFFIXES)
 
 
 def _parse(file: Path, labels: Labels) -> Element | None:
@@ -183,28 +192,29 @@ def _size(annotation: Element, file: Path, labels: Labels) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _add_objects(
-    annotation: Element, row: int, file: Path, label_of_name: Mapping[str, int], labels: Labels
-) -> None:
-    for number, item in enumerate(annotation.findall("object"), start=1):
+def _add_objects(annotation: Element, row: int, file: Path, labels: Labels) -> None:
+    for number, item in enumerate(annotation.iterfind("object"), start=1):
         report: Any = partial(labels.problem, file, f"object {number}")
+        bndbox = item.find("bndbox")
+        texts = [_text(bndbox, corner) if bndbox is not None else "" for corner in CORNERS]
+        box = [value for value in map(_number, texts) if value is not None]
+        if len(box) < len(CORNERS):
+            _report_box(texts, report)
         name = _text(item, "name")
-        texts = [_text(item, f"bndbox/{corner}") for corner in CORNERS]
-        box = [_number(text) for text in texts]
-        for corner, text, value in zip(CORNERS, texts, box, strict=True):
-            if value is None:
-                state = "is not a number" if text else "is missing"
-                report(f"bndbox/{corner}", text, f"the field {state}", "write a number of pixels")
-        if name not in label_of_name:
-            state = "no class is called this" if name else "the object has no class"
-            report("name", name, state, "write the name of a class")
-            continue
+        if not name:
+            report("name", "", "the object has no class", "write the name of a class")
         difficult = _text(item, "difficult") or "0"
         if difficult not in ("0", "1"):
             report("difficult", difficult, "the field is neither 0 nor 1; 0 was taken", "write 0 or 1", fatal=False)
-        numbers = [value for value in box if value is not None]
-        if len(numbers) == len(CORNERS):
-            labels.add_box(row, numbers, label_of_name[name], number, difficult == "1")
+        if name and len(box) == len(CORNERS):
+            labels.add_box(row, box, labels.label_of(name), number, difficult == "1")
+
+
+def _report_box(texts: Sequence[str], report: Callable[..., None]) -> None:
+    for corner, text in zip(CORNERS, texts, strict=True):
+        if _number(text) is None:
+            state = "is not a number" if text else "is missing"
+            report(f"bndbox/{corner}", text, f"the field {state}", "write a number of pixels")
 
 
 def _text(element: Element, path: str) -> str:

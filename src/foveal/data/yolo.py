@@ -7,16 +7,18 @@ more corners is an outline, and its box is taken.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from foveal.data.labels import BoxForm, Labels
+from foveal.data.layout import list_files
 from foveal.data.table import Table
-from foveal.data.yolo_file import NAME_FILES, Description, find_description, list_names, read_description
+from foveal.data.yolo_file import find_description, list_names, read_description
 
 ROUNDING = 1e-3
 """By how much a fraction may exceed 0 .. 1: the last digits that exporters cut."""
@@ -42,8 +44,8 @@ def read_yolo(file: str | Path, split: str = "train") -> Table:
     """Reads one split of the data set that `file`, a data.yaml, describes."""
     description = read_description(Path(file))
     root = description.root
-    label_files: list[Path] = []
-    labels = Labels(root, split, "yolo", YOLO_BOX, lambda row, number: (label_files[row], f"line {number}"))
+    label_files: list[str] = []
+    labels = Labels(root, split, "yolo", YOLO_BOX, lambda row, number: (root / label_files[row], f"line {number}"))
     if split == next(iter(description.splits)):
         labels.problems += description.problems
     label_of_index = {index: label for label, index in enumerate(description.names)}
@@ -53,33 +55,34 @@ def read_yolo(file: str | Path, split: str = "train") -> Table:
                 row = labels.add_picture(name)
                 label_file, content = _label_file(root, name, labels)
                 label_files.append(label_file)
-                _add_lines(content, row, label_of_index, partial(labels.problem, label_file), labels)
-        _report_strays(description, place, {str(label_file) for label_file in label_files}, labels)
+                _add_lines(content, row, label_of_index, partial(labels.problem, root / label_file), labels)
+        if place.is_dir():
+            _report_strays(root, place, set(label_files), labels)
     return labels.build(tuple(description.names.values()), tuple(description.names))
 
 
 def label_names(name: str) -> Iterator[str]:
     """Where the label file of a picture may be: images/ replaced by labels/, then beside the picture."""
-    path = PurePosixPath(name).with_suffix(".txt")
-    folders = path.parts[:-1]
-    if "images" in folders:
-        last = len(folders) - 1 - folders[::-1].index("images")
-        yield "/".join([*folders[:last], "labels", *folders[last + 1 :], path.name])
-    yield path.as_posix()
+    text = posixpath.splitext(name)[0] + ".txt"
+    before, found, after = f"/{text}".rpartition("/images/")
+    if found:
+        yield f"{before}/labels/{after}"[1:]
+    yield text
 
 
-def _label_file(root: Path, name: str, labels: Labels) -> tuple[Path, bytes]:
-    """The label file of a picture and what it holds; without one, the first place looked at, and nothing."""
-    places = [root / place for place in label_names(name)]
-    for place in places:
+def _label_file(root: Path, name: str, labels: Labels) -> tuple[str, bytes]:
+    """The label file of a picture, below the root, and what it holds; nothing where there is none."""
+    place = ""
+    for place in label_names(name):
         try:
-            return place, place.read_bytes()
+            with open(f"{root}/{place}", "rb") as stream:
+                return place, stream.read()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            labels.problem(place, "", "", "", f"the file cannot be read ({error.strerror})", "check its rights")
-            return place, b""
-    return places[0], b""
+            labels.problem(root / place, "", "", "", f"the file cannot be read ({error.strerror})", "check its rights")
+            break
+    return place, b""
 
 
 def _add_lines(
@@ -120,16 +123,12 @@ def _around(outline: list[float]) -> list[float]:
     return [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
 
 
-def _report_strays(description: Description, place: Path, used: set[str], labels: Labels) -> None:
+def _report_strays(root: Path, place: Path, used: set[str], labels: Labels) -> None:
     """Label files in the folder of a split's labels that belong to no picture."""
-    root = description.root
-    if not place.is_dir():
-        return
-    parts = place.relative_to(root).parts
-    folder = root / next(label_names("/".join([*parts, "x.jpg"])))
-    named = {Path(name).name for name in NAME_FILES}
-    for file in sorted(folder.parent.rglob("*.txt")):
-        if str(file) not in used and file.name not in named and _holds_boxes(file):
+    folder = posixpath.dirname(next(label_names(f"{place.relative_to(root).as_posix()}/x.jpg")))
+    for name in list_files(root / folder, [".txt"]):
+        file = root / folder / name
+        if posixpath.normpath(f"{folder}/{name}") not in used and _holds_boxes(file):
             problem = "the labels belong to no picture of this split"
             labels.problem(file, "", "", "", problem, "add the picture, or remove the file")
 

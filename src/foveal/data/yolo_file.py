@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from foveal.data.layout import PICTURE_SUFFIXES, SPLIT_WORDS, in_split_order, inside, list_pictures
+from foveal.data.layout import PICTURE_SUFFIXES, SPLIT_WORDS, in_split_order, inside, list_files
 from foveal.data.table import Problem
 from foveal.errors import DataError
 
@@ -69,7 +69,8 @@ def list_names(description: Description, place: Path, refuse: Callable[..., None
     """Paths below the root of a split's pictures: all of a folder, or the lines of a list."""
     root = description.root
     if place.is_dir():
-        yield from (picture.relative_to(root).as_posix() for picture in list_pictures(place))
+        below = place.relative_to(root).as_posix()
+        yield from (name if below == "." else f"{below}/{name}" for name in list_files(place))
         return
     for number, text in enumerate(place.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines(), start=1):
         if not text.strip():
