@@ -14,7 +14,7 @@ class Squares(Dataset):
     """Your data: a picture [3, H, W] uint8 and its objects, boxes in pixels. Here, bright squares on grey."""
 
     def __len__(self) -> int:
-        return 32
+        return 16
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, Objects]:
         x, y, side = 3 * (index % 8), 5 * (index % 5), 28 + index % 9
@@ -35,7 +35,7 @@ anchors = Anchors.from_config(config)
 optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
 losses = []
 for epoch in range(3):
-    for batch in DataLoader(Squares(), batch_size=8, shuffle=True, collate_fn=pack):
+    for batch in DataLoader(Squares(), batch_size=4, shuffle=True, collate_fn=pack):
         outputs = model(batch.images)
         matched = match(anchors, batch, config.assignment)
         sums = detector_loss(outputs.logits, outputs.deltas, anchors, matched, batch, config.loss)
