@@ -7,6 +7,7 @@ least, so small objects stay visible; where a label would bury another object it
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,11 +113,8 @@ class _Mark:
 def _draw(image: Any, marks: Sequence[_Mark], anchors: Sequence[Sequence[float]] = ()) -> Image.Image:
     picture = Image.fromarray(to_array(image, MAX_PIXELS)).copy()
     canvas = ImageDraw.Draw(picture)
-    shorter = min(picture.size)
-    line = max(2, round(shorter / 240))
-    font_size = round(max(shorter / 36, min(12, shorter / 16)))
-    if len(marks) > 20:
-        font_size = round(0.8 * font_size)
+    font_size = _font_size(picture.size, len(marks))
+    line = max(2, round(font_size / 7))
     for anchor in anchors:
         _outline(canvas, anchor, max(1, line // 3), (255, 255, 255), picture.size)
     for mark in marks:
@@ -126,6 +124,15 @@ def _draw(image: Any, marks: Sequence[_Mark], anchors: Sequence[Sequence[float]]
     for index in range(len(marks) - 1, -1, -1):
         labels.write(index, marks[index], font_size)
     return picture
+
+
+def _font_size(size: tuple[int, int], num_marks: int) -> int:
+    """Grows with the picture; in a crowd, all labels together shall cover no more than about a tenth of it."""
+    shorter = min(size)
+    for_the_picture = max(shorter / 36, min(12, shorter / 16))
+    # A label is about four letters' heights wide and 1.3 high.
+    for_the_crowd = math.sqrt(0.02 * size[0] * size[1] / max(1, num_marks))
+    return max(_SMALLEST_FONT, round(min(for_the_picture, for_the_crowd)))
 
 
 def _box(canvas: ImageDraw.ImageDraw, mark: _Mark, line: int, size: tuple[int, int]) -> None:
@@ -166,63 +173,68 @@ def _outline(
 
 
 class _Labels:
-    """Finds a place for each label: inside the picture, off other labels, and not burying another object."""
+    """Finds a place for each label: inside the picture, off other labels, and not burying an object."""
 
-    BURIED = 0.5  # a label may cover this share of another object's box, not more
+    BURIED = 0.5  # a label may cover this share of a box, not more
+    OVERLAID = 0.1  # ... and this share of it may lie on other labels
 
     def __init__(self, picture: Image.Image, boxes_M4: np.ndarray, line: int):
         self.picture = picture
         self.canvas = ImageDraw.Draw(picture)
         self.boxes_M4 = boxes_M4
+        self.areas_M = np.maximum(1, (boxes_M4[:, 2:] - boxes_M4[:, :2]).prod(axis=1))
         self.line = line
-        self.placed: list[tuple[int, int, int, int]] = []
+        self.placed_M4 = np.zeros_like(boxes_M4)
+        self.num_placed = 0
 
     def write(self, index: int, mark: _Mark, font_size: int) -> None:
-        for size in (max(_SMALLEST_FONT, font_size), max(_SMALLEST_FONT, round(0.72 * font_size))):
+        """Writes the label of box `index` at the cheapest place, smaller where it must be, or not at all."""
+        for size in (font_size, max(_SMALLEST_FONT, round(0.72 * font_size))):
             font = _font(size, mark.text.isascii())
             left, top, right, bottom = map(round, self.canvas.textbbox((0, 0), mark.text, font=font, anchor="ls"))
             pad = max(1, size // 6)
             ascent, descent = max(-top, round(0.72 * size)), max(bottom, round(0.2 * size))
             width, height = right - left + 2 * pad, ascent + descent + 2 * pad
-            place = self._place(index, width, height)
+            place = self._place(self.boxes_M4[index], width, height)
             if place is None:
                 continue
             x, y = place
-            self.placed.append((x, y, x + width, y + height))
+            self.placed_M4[self.num_placed] = x, y, x + width, y + height
+            self.num_placed += 1
             self.canvas.rectangle((x, y, x + width - 1, y + height - 1), fill=mark.colour)
             ink = DARK if _luminance(mark.colour) > 0.36 else (255, 255, 255)
             self.canvas.text((x + pad - left, y + pad + ascent), mark.text, fill=ink, font=font, anchor="ls")
             return
 
-    def _place(self, index: int, width: int, height: int) -> tuple[int, int] | None:
-        """Upper left corner of the cheapest place; None where each covers a label or buries an object."""
-        x1, y1, x2, y2 = (round(value) for value in self.boxes_M4[index])
+    def _place(self, box: np.ndarray, width: int, height: int) -> tuple[int, int] | None:
+        """Upper left corner of the cheapest of seven places; None where each covers a label or buries an object."""
+        x1, y1, x2, y2 = np.round(box).astype(int).tolist()
         x1, x2 = x1 - self.line, x2 + self.line
-        wanted = [
-            (x1, y1 - height),
-            (x2 - width, y1 - height),
-            (x1, y2),
-            (x2 - width, y2),
-            (x2, y1),
-            (x1 - width, y1),
-            (x1, y1),
-        ]
-        right, bottom = self.picture.width - width, self.picture.height - height
-        corners = np.array([(max(0, min(x, right)), max(0, min(y, bottom))) for x, y in wanted])
-        rects = np.hstack([corners, corners + np.array([width, height])]).astype(np.float64)
-        labels = _covered(rects, np.array(self.placed, dtype=np.float64).reshape(-1, 4)).sum(axis=1)
-        covered = _covered(rects, self.boxes_M4)
-        area = np.maximum(1, np.prod(self.boxes_M4[:, 2:] - self.boxes_M4[:, :2], axis=1))
-        others = np.arange(len(area)) != index
-        buries = ((covered / area)[:, others] > self.BURIED).any(axis=1)
-        own = covered[:, index] > min(0.5 * area[index], 0.5 * width * height)
-        cost = covered.sum(axis=1) + 4 * labels + np.arange(len(rects)) * 1e-3 * width * height
-        cost[buries | (labels > 0.1 * width * height)] = np.inf
-        cost[own] += width * height
-        if own.all() and covered[0, index] > self.BURIED * area[index]:
-            return None
-        best = int(cost.argmin())
-        return (int(corners[best, 0]), int(corners[best, 1])) if np.isfinite(cost[best]) else None
+        above, below, right_aligned = y1 - height, y2, x2 - width
+        wanted = np.array([
+            (x1, above), (right_aligned, above), (x1, below), (right_aligned, below),
+            (x2, y1), (x1 - width, y1), (x1, y1),
+        ])  # fmt: skip
+        room = np.array([self.picture.width - width, self.picture.height - height])
+        corners_R2 = np.maximum(0, np.minimum(wanted, room))
+        rects_R4 = np.hstack([corners_R2, corners_R2 + np.array([width, height])])
+        near = _overlapping(rects_R4, self.boxes_M4)
+        covered_RM = _covered(rects_R4, self.boxes_M4[near])
+        placed_P4 = self.placed_M4[: self.num_placed]
+        labels_R = _covered(rects_R4, placed_P4[_overlapping(rects_R4, placed_P4)]).sum(axis=1)
+        in_order_R = np.arange(len(rects_R4)) * 1e-3 * width * height
+        cost_R = covered_RM.sum(axis=1) + 4 * labels_R + in_order_R
+        buries_R = (covered_RM > self.BURIED * self.areas_M[near]).any(axis=1)
+        cost_R[buries_R | (labels_R > self.OVERLAID * width * height)] = np.inf
+        best = int(cost_R.argmin())
+        return (int(corners_R2[best, 0]), int(corners_R2[best, 1])) if np.isfinite(cost_R[best]) else None
+
+
+def _overlapping(rects_R4: np.ndarray, boxes_M4: np.ndarray) -> np.ndarray:
+    """Indices of the boxes that meet the rectangle around all of `rects`."""
+    (left, top), (right, bottom) = rects_R4[:, :2].min(axis=0), rects_R4[:, 2:].max(axis=0)
+    x1, y1, x2, y2 = boxes_M4.T
+    return np.flatnonzero((x1 < right) & (x2 > left) & (y1 < bottom) & (y2 > top))
 
 
 def _covered(rects_R4: np.ndarray, boxes_M4: np.ndarray) -> np.ndarray:

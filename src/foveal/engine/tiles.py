@@ -149,25 +149,29 @@ def _groups(boxes_P4: Tensor, labels_P: Tensor, cut_P4: Tensor) -> list[int]:
             piece = first[piece]
         return piece
 
-    for one, other in _continuations(boxes_P4, labels_P, cut_P4):
-        low, high = sorted((find(one), find(other)))
-        first[high] = low
+    for axis in (0, 1):
+        for one, other in _continuations(boxes_P4, labels_P, cut_P4, axis):
+            low, high = sorted((find(one), find(other)))
+            first[high] = low
     return [find(piece) for piece in range(len(first))]
 
 
-def _continuations(boxes_P4: Tensor, labels_P: Tensor, cut_P4: Tensor) -> Iterator[tuple[int, int]]:
-    """Pairs of pieces of one class that overlap: one cut on its right and the other on its left, or below and above."""
-    for start in range(0, len(boxes_P4), _ROWS):
-        chunk = slice(start, start + _ROWS)
-        ones, cuts = boxes_P4[chunk, None], cut_P4[chunk, None]
-        low = torch.maximum(ones[..., :2], boxes_P4[None, :, :2])
-        high = torch.minimum(ones[..., 2:], boxes_P4[None, :, 2:])
-        shared = (high - low).clamp(min=0)
-        outer_low = torch.minimum(ones[..., :2], boxes_P4[None, :, :2])
-        outer_high = torch.maximum(ones[..., 2:], boxes_P4[None, :, 2:])
-        aligned = shared / (outer_high - outer_low).clamp(min=1e-6) >= ALIGNED
-        across = cuts[..., 2] & cut_P4[None, :, 0] & (shared[..., 0] > 0) & aligned[..., 1]
-        down = cuts[..., 3] & cut_P4[None, :, 1] & (shared[..., 1] > 0) & aligned[..., 0]
-        pairs = (across | down) & (labels_P[chunk, None] == labels_P)
-        for one, other in pairs.nonzero().tolist():
-            yield start + one, other
+def _continuations(boxes_P4: Tensor, labels_P: Tensor, cut_P4: Tensor, axis: int) -> Iterator[tuple[int, int]]:
+    """Pairs of pieces of one class that overlap and line up: one cut on its right, the other on its left (axis 0, x),
+    or one at its bottom and the other at its top (axis 1, y).
+    """
+    along, across = [axis, axis + 2], [1 - axis, 3 - axis]
+    ends, starts = cut_P4[:, axis + 2].nonzero().squeeze(1), cut_P4[:, axis].nonzero().squeeze(1)
+    for chunk in ends.split(_ROWS):
+        shared, _ = _spans(boxes_P4[chunk][:, along], boxes_P4[starts][:, along])
+        beside, outer = _spans(boxes_P4[chunk][:, across], boxes_P4[starts][:, across])
+        meet = (shared > 0) & (beside >= ALIGNED * outer) & (labels_P[chunk, None] == labels_P[starts])
+        for one, other in meet.nonzero().tolist():
+            yield int(chunk[one]), int(starts[other])
+
+
+def _spans(a_P2: Tensor, b_Q2: Tensor) -> tuple[Tensor, Tensor]:
+    """[P, Q] lengths of what two intervals share, and from the first start to the last end."""
+    shared = torch.minimum(a_P2[:, None, 1], b_Q2[:, 1]) - torch.maximum(a_P2[:, None, 0], b_Q2[:, 0])
+    outer = torch.maximum(a_P2[:, None, 1], b_Q2[:, 1]) - torch.minimum(a_P2[:, None, 0], b_Q2[:, 0])
+    return shared.clamp(min=0), outer
