@@ -308,7 +308,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "data": {"size": 320, "max_size": 544},
         "train": {
-            "steps": 600,
+            "steps": 1000,
             "batch_size": 8,
             "optimiser": "adamw",
             "lr": 1e-3,
@@ -317,7 +317,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "schedule": "cosine",
             "warmup": 100,
             "clip": 10.0,
-            "ema": 0.99,
+            "ema": 0.998,
         },
     },
 }
