@@ -143,7 +143,9 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path):
     assert (len(table), table.num_boxes, table.class_names) == (1, 2, ("cat", "dog", "cat (9)", "cow"))
 
 
-@pytest.mark.parametrize("name", ["..", "a/../../b.png", "", ".", "C:\\b.png", "//host/b.png", "b\x00.png", "\ud800.png"])
+@pytest.mark.parametrize(
+    "name", ["..", "a/../../b.png", "", ".", "C:\\b.png", "//host/b.png", "b\x00.png", "\ud800.png", 300 * "b" + ".png"]
+)
 def test_a_name_that_leaves_the_folder_or_is_none_is_refused(tmp_path: Path, name: str):
     table = read(tmp_path, document([image(name=name)]))
     assert [field for _, field, _ in faults(table)] == ["file_name"]

@@ -189,7 +189,7 @@ def test_a_worker_sees_the_table(start: str, tmp_path: Path):
     answers = context.Queue()
     worker = context.Process(target=_first_box, args=(read_data(tmp_path), answers))
     worker.start()
-    assert answers.get(timeout=60) == [[0, 0, 10, 20], [5.5, 6, 30, 40]]
+    assert answers.get(timeout=300) == [[0, 0, 10, 20], [5.5, 6, 30, 40]]
     worker.join()
 
 
