@@ -12,14 +12,15 @@ errors config detections boxes nms anchors matching
 losses.classification losses.boxes losses.total
 model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding
-data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file data.yolo data.csv data.detect
+data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
+data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes
 drawing
 engine.progress engine.schedule engine.checkpoint engine.ema
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect
-engine.usable engine.step engine.diagnosis engine.memory engine.train engine.demo
+engine.usable engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log engine.train engine.demo
 commands cli
 """.split()
 

@@ -150,7 +150,7 @@ def test_damaged_files_never_raise_anything_but_our_errors(format: str, tmp_path
         damaged = bytearray(whole[: draw.randrange(len(whole) + 1)] if attempt % 2 else whole)
         for _ in range(0 if attempt % 4 == 1 else draw.randrange(1, 8)):
             if damaged:
-                damaged[draw.randrange(len(damaged))] = draw.choice(b'\x00\xff\x80"\'{}[],:-<>&!9eE\n \\./')
+                damaged[draw.randrange(len(damaged))] = draw.choice(b"\x00\xff\x80\"'{}[],:-<>&!9eE\n \\./")
         file.write_bytes(damaged)
         with contextlib.suppress(FovealError):
             for split in splits_of(tmp_path / "sound"):

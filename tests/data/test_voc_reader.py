@@ -38,9 +38,7 @@ def loose(folder: Path, content: str | bytes, stem: str = "a") -> Path:
 def test_pixels_counted_from_one_become_half_open_boxes(tmp_path: Path):
     # The first ten columns and the first five rows: 1 .. 10 and 1 .. 5, both included.
     table = read_voc(loose(tmp_path, xml(item(1, 1, 10, 5), item(51.5, 31, 60, 40, name="dog", difficult=1))))
-    assert read_back(table) == [
-        ("a.png", (40, 60), [((0, 0, 10, 5), "cat", False), ((50.5, 30, 60, 40), "dog", True)])
-    ]
+    assert read_back(table) == [("a.png", (40, 60), [((0, 0, 10, 5), "cat", False), ((50.5, 30, 60, 40), "dog", True)])]
     assert table.class_names == ("cat", "dog")
     assert not table.problems
 

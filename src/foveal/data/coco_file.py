@@ -62,9 +62,7 @@ _EXPECTED = {
 class Report(Protocol):
     """Takes one problem of the file."""
 
-    def __call__(
-        self, where: str, field: str, value: object, problem: str, fix: str, fatal: bool = True
-    ) -> None: ...
+    def __call__(self, where: str, field: str, value: object, problem: str, fix: str, fatal: bool = True) -> None: ...
 
 
 def read_parts(file: Path, report: Report, parts: Sequence[str] = PARTS) -> dict[str, list[Any]]:
