@@ -89,7 +89,7 @@ def _parse(command: type, name: str, words: list[str]) -> Any:
         required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory is MISSING}
         options["default"] = command(**required, settings=_base_config(words))
     try:
-        return tyro.cli(command, prog=f"foveal {name}", args=words, config=(tyro.conf.FlagCreatePairsOff,), **options)
+        return tyro.cli(command, prog=f"foveal {name}", args=words, **options)
     except ValidationError as error:
         raise UsageError("\n".join(explain(dict(e)) for e in error.errors())) from None
 

@@ -114,6 +114,7 @@ class Evaluate:
     """Score a run on a data set, or a file of detections against a file of annotations.
 
     foveal evaluate RUN DATA --split test
+
     foveal evaluate --results DETECTIONS.json --annotations GT.json
     """
 
