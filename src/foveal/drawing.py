@@ -111,7 +111,7 @@ class _Mark:
 
 
 def _draw(image: Any, marks: Sequence[_Mark], anchors: Sequence[Sequence[float]] = ()) -> Image.Image:
-    picture = Image.fromarray(to_array(image, MAX_PIXELS)).copy()
+    picture = Image.fromarray(to_array(image, MAX_PIXELS))  # a copy: Pillow stores four bytes a pixel
     canvas = ImageDraw.Draw(picture)
     font_size = _font_size(picture.size, len(marks))
     line = max(2, round(font_size / 7))
