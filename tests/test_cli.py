@@ -11,6 +11,7 @@ import pytest
 
 from foveal.cli import main
 from foveal.data.scenes import write_scenes
+from foveal.errors import FovealError
 
 TINY_FLAGS = [
     "--model.weights=none", "--model.batch-norm=evaluating", "--model.levels=3-5", "--model.pyramid-channels=8",
@@ -156,9 +157,31 @@ def test_short_names_stand_for_settings(scenes, tmp_path):
     assert (config.data.skip_bad, config.train.minutes) == (True, 0.02)
 
 
-def test_an_unexpected_failure_shows_no_traceback_unless_asked(monkeypatch, tmp_path, capsys):
-    from foveal.errors import FovealError
-
+def test_a_failure_shows_a_traceback_only_when_asked(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("FOVEAL_TRACEBACK", raising=False)
+    assert main(["inspect", str(tmp_path / "nothing")]) == 2
     monkeypatch.setenv("FOVEAL_TRACEBACK", "1")
     with pytest.raises(FovealError):
         main(["inspect", str(tmp_path / "nothing")])
+
+
+def test_an_output_that_cannot_be_written_is_one_message_and_exit_code_1(scenes, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train", str(scenes), "--out", str(tmp_path / "file" / "run"), *TINY_FLAGS]) == 1
+    said = capsys.readouterr().err
+    assert "Not a directory" in said
+    assert "Traceback" not in said
+
+
+def test_a_bug_is_told_as_one_and_answers_1(monkeypatch, scenes, capsys):
+    monkeypatch.delenv("FOVEAL_TRACEBACK", raising=False)
+    monkeypatch.setattr("foveal.engine.inspect.inspect", lambda *a, **k: 1 // 0)
+    assert main(["inspect", str(scenes)]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_the_demo_has_minutes_of_its_own(monkeypatch, tmp_path, capsys):
+    asked = {}
+    monkeypatch.setattr("foveal.engine.demo.demo", lambda out, minutes, seed: asked.update(minutes=minutes) or "done")
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--minutes", "1"]) == 0
+    assert asked == {"minutes": 1.0}

@@ -76,6 +76,13 @@ def test_a_file_changes_the_preset_and_a_dotted_name_is_a_nested_one(tmp_path):
         ({"model": {"levels": "7-3"}}, ["model.levels", "FIRST-LAST"]),
         ({"train": {"batch_size": 5, "accumulate": 2}}, ["train.batch_size 5", "train.accumulate 2"]),
         ({"assignment": {"background_iou": 0.6}}, ["background_iou 0.6", "positive_iou 0.5"]),
+        ({"anchors": {"scales": []}}, ["anchors.scales", "at least 1"]),
+        ({"data": {"val_split": "train"}}, ["data.train_split", "data.val_split", "'train'"]),
+        ({"seed": 2**63}, ["seed", "less than"]),
+        (
+            {"model": {"weights": "none", "batch_norm": "trained", "frozen_stages": 2}},
+            ["model.frozen_stages is 2", "weights"],
+        ),
         ({"data": {"scale_jitter": [1.2, 0.8]}}, ["data.scale_jitter", "smaller factor first"]),
     ],
 )

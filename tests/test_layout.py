@@ -20,7 +20,8 @@ engine.progress engine.schedule engine.checkpoint engine.ema
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect
-engine.usable engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log engine.train engine.demo
+engine.usable engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
+engine.preparation engine.budget engine.train engine.demo
 commands cli
 """.split()
 

@@ -37,6 +37,7 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the console script's entry."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr, force=True)
     for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -44,17 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except SystemExit as exit:  # tyro printed help or a parse error
         return exit.code if isinstance(exit.code, int) else 2
-    except FovealError as error:
-        if os.environ.get("FOVEAL_TRACEBACK"):
-            raise
-        print(f"foveal: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("foveal: stopped", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output left: `foveal ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        print("foveal: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("FOVEAL_TRACEBACK"):
+            raise
+        print(f"foveal: {_told(error)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, FovealError) else 1
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, FovealError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; check the path, its permissions and the free space"
+    return (
+        f"{type(error).__name__}: {error}. This should not happen: run it again with FOVEAL_TRACEBACK=1 "
+        "and report what is printed"
+    )
 
 
 def _run(words: list[str]) -> int:
@@ -82,9 +95,9 @@ def _parse(command: type, name: str, words: list[str]) -> Any:
 
     from foveal.config import explain
 
-    words = _with_short_names(words)
     options: dict[str, Any] = {}
     if any(f.name == "settings" for f in fields(command)):
+        words = _with_short_names(words)
         # Preset and file become the defaults that flags change and that --help shows.
         required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory is MISSING}
         options["default"] = command(**required, settings=_base_config(words))

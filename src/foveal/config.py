@@ -81,9 +81,9 @@ class AnchorConfig(Group):
 
     sizes: tuple[PositiveFloat, ...] = ()
     """Side of the square anchor on each level; empty means 4 x stride: 32 64 128 256 512 on levels 3-7."""
-    scales: tuple[PositiveFloat, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
     """Factors on the side."""
-    ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
+    ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Height over width; the area is kept."""
     auto: bool = False
     """Fit the sizes (and, where that is not enough, the ratios) to the training boxes before training starts."""
@@ -108,12 +108,6 @@ class AssignmentConfig(Group):
     """An anchor with this share of its area inside a crowd region is ignored unless positive."""
     padding: Literal["ignored", "background"] = "ignored"
     """What anchors centred on padding are."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AssignmentConfig:
-        if self.background_iou > self.positive_iou:
-            raise ValueError(f"background_iou {self.background_iou} must not exceed positive_iou {self.positive_iou}")
-        return self
 
 
 class LossConfig(Group):
@@ -191,7 +185,7 @@ class TrainConfig(Group):
     batch_size: PositiveInt = 16
     """Pictures of one optimiser step over all processes and micro-batches."""
     accumulate: PositiveInt = 1
-    """Micro-batches that make one step; raise it when memory is short. The result does not change."""
+    """Micro-batches that make one step; raise it when memory is short. Only trained batch norm notices."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW."""
     lr: PositiveFloat = 0.01
@@ -255,7 +249,7 @@ class Config(Group):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it."""
     version: Literal[1] = 1
     """Version of this schema."""
@@ -272,6 +266,21 @@ class Config(Group):
             raise ValueError(
                 "model.batch_norm is frozen but model.weights is none: frozen statistics of a random network are "
                 "random; set model.batch_norm to trained, or give weights"
+            )
+        if self.model.frozen_stages and self.model.weights == "none":
+            raise ValueError(
+                f"model.frozen_stages is {self.model.frozen_stages} but model.weights is none: frozen random layers "
+                "never learn; set model.frozen_stages to 0, or give weights"
+            )
+        if self.assignment.background_iou > self.assignment.positive_iou:
+            raise ValueError(
+                f"assignment.background_iou {self.assignment.background_iou} must not exceed assignment.positive_iou "
+                f"{self.assignment.positive_iou}"
+            )
+        if self.data.train_split == self.data.val_split:
+            raise ValueError(
+                f"data.train_split and data.val_split are both {self.data.train_split!r}: weights and threshold must "
+                "be chosen on other pictures than those that are learnt"
             )
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(
@@ -383,7 +392,8 @@ def explain(error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not name:
         return message
-    return f"{name}: {message[0].lower() + message[1:]} (got {error['input']!r})"
+    got = "" if isinstance(error["input"], Mapping | Group) else f" (got {error['input']!r})"
+    return f"{name}: {message[0].lower() + message[1:]}{got}"
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -405,6 +415,11 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
             wrapped = {parent: wrapped}
         nested = _merge(nested, wrapped)
     return nested
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted name."""
+    return _flat(config.model_dump())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

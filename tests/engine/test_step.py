@@ -67,7 +67,9 @@ def test_a_step_does_what_a_plain_unfused_optimiser_does(optimiser):
         train_step(model, ours, [batch], anchors, config, lr=1e-2)
         train_step(plain, reference, [batch], anchors, config, lr=1e-2)
     for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        # Adam turns the rounding of a gradient near 0 into whole steps; mixed-up layouts would move every element.
+        far = ((a - b).abs() > 1e-4 + 1e-3 * b.abs()).float().mean()
+        assert far < 0.002, f"{name}: {far:.4f} of the elements"
 
 
 def test_micro_batches_of_one_picture_give_the_step_of_two():
@@ -125,3 +127,27 @@ def test_the_backbone_can_learn_slower():
     }
     for name, parameter in model.named_parameters():
         assert factors[id(parameter)] == (0.1 if name.startswith("backbone.") else 1.0), name
+
+
+def test_a_skipped_first_step_leaves_no_garbage_in_the_momentum():
+    """torch's fused SGD makes its buffers uninitialised where a loss scaler skips the first step."""
+    config, model, _, _ = setup(train__optimiser="sgd", train__weight_decay=0.0)
+    optimiser = make_optimiser(model, config.train)
+    before = [p.detach().clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.inf)
+    optimiser.found_inf = torch.tensor(1.0)
+    optimiser.step()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.found_inf = torch.tensor(0.0)
+    optimiser.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+def test_the_wish_to_stop_travels_with_the_sums():
+    config, model, batch, anchors = setup()
+    optimiser = make_optimiser(model, config.train)
+    assert not bool(train_step(model, optimiser, [batch], anchors, config, lr=0.1).stop)
+    assert bool(train_step(model, optimiser, [batch], anchors, config, lr=0.1, stop=True).stop)

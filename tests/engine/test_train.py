@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 
 from foveal.config import Config, preset
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_run, read_tensors, run_weights
+from foveal.engine.checkpoint import Progress, read_run, read_tensors, run_weights
 from foveal.engine.progress import Silent
 from foveal.engine.train import train
 from foveal.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
@@ -144,7 +145,7 @@ def test_changed_labels_on_resume_are_refused(scenes, tmp_path):
     labels = json.loads((data / "train.json").read_text())
     labels["annotations"].pop()
     (data / "train.json").write_text(json.dumps(labels))
-    with pytest.raises(CheckpointError, match="labels changed"):
+    with pytest.raises(CheckpointError, match="'train' changed"):
         run_tiny(data, tmp_path / "run", resume=True)
 
 
@@ -239,20 +240,116 @@ def test_a_step_too_large_for_memory_is_refused_before_it_starts(scenes, tmp_pat
         run_tiny(scenes, tmp_path / "run")
 
 
-def test_a_time_budget_fixes_the_steps_once(scenes, tmp_path):
+def test_a_time_budget_fixes_the_steps_once_and_a_resumed_run_keeps_them(scenes, tmp_path):
+    config = tiny(train__minutes=0.05, train__evaluate_every=1000, train__steps=2, train__checkpoint_every=1)
+
+    class Stops(Notes):
+        def step(self, step: int, total: int, numbers: dict[str, float]) -> None:
+            super().step(step, total, numbers)
+            self.total = total
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    first, second = Stops(), Stops()
+    with pytest.raises(Interrupted):
+        train(scenes, tmp_path / "run", config=config, device="cpu", reporter=first)
+    assert first.total > 3
+    train(scenes, tmp_path / "run", config=config, device="cpu", reporter=second, resume=True)
+    assert second.total == first.total
+    assert second.steps == list(range(4, first.total + 1))
+
+
+def test_timing_a_budget_leaves_trained_batch_norm_as_it_was(scenes, tmp_path):
+    budget = {"train__evaluate_every": 1000, "model__batch_norm": "trained", "train__lr": 1e-12}
+    timed = run_tiny(scenes, tmp_path / "timed", tiny(**budget, train__minutes=0.02))
+    steps = json.loads((timed.path / "result.json").read_text())["steps"]
+    plain = run_tiny(scenes, tmp_path / "plain", tiny(**budget, train__steps=steps))
+    for name, tensor in run_weights(plain.path, "last").items():
+        if "running" in name:
+            torch.testing.assert_close(run_weights(timed.path, "last")[name], tensor)
+
+
+def test_fine_tuning_takes_the_network_over_from_the_run(scenes, tmp_path):
+    run = run_tiny(scenes, tmp_path / "run")
     notes = Notes()
-    config = tiny(train__minutes=0.05, train__evaluate_every=1000)
-    train(scenes, tmp_path / "run", config=config, device="cpu", reporter=notes)
-    assert notes.steps == list(range(1, notes.steps[-1] + 1))
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == notes.steps[-1]
+    config = preset("light").with_changes({"data": TINY["data"], "train": {**TINY["train"], "steps": 1}})
+    again = train(scenes, tmp_path / "again", config=config, device="cpu", reporter=notes, weights=run.path)
+    assert again.config.model.pyramid_channels == 8
+    assert again.config.anchors == run.config.anchors
+    assert any("model.pyramid_channels 8" in line for line in notes.lines)
+    assert not any("replaced" in line for line in notes.lines)
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_overwritten(scenes, tmp_path):
+    run = run_tiny(scenes, tmp_path / "run")
+    shutil.rmtree(run.path / "checkpoints")
+    for resume in (False, True):
+        with pytest.raises(UsageError, match="checkpoints are gone"):
+            run_tiny(scenes, run.path, resume=resume)
+
+
+def test_a_missing_picture_is_told_before_the_first_step(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    (data / "images" / "train-00003.jpg").unlink()
+    with pytest.raises(DataError, match=r"train-00003\.jpg"):
+        run_tiny(data, tmp_path / "run")
+    notes = Notes()
+    config = tiny(data__skip_bad=True, train__steps=1)
+    train(data, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    assert any("skipped 0 faulty labels and 1 unreadable pictures" in line for line in notes.lines)
+
+
+def test_a_validation_split_that_is_asked_for_by_name_must_exist(scenes, tmp_path):
+    with pytest.raises(UsageError, match="exam"):
+        run_tiny(scenes, tmp_path / "run", tiny(data__val_split="exam"))
+
+
+def test_changed_validation_labels_on_resume_are_refused(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8, "val": 4}, size=64, seed=1)
+    run_tiny(data, tmp_path / "run")
+    labels = json.loads((data / "val.json").read_text())
+    labels["annotations"].pop()
+    (data / "val.json").write_text(json.dumps(labels))
+    with pytest.raises(CheckpointError, match="'val' changed"):
+        run_tiny(data, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("aps", "best", "stopped"),
+    [
+        ([None, None, None, None], 4, False),
+        ([0.0, 0.0, 0.0], 3, False),
+        ([0.1, 0.3, 0.2, 0.25], 2, True),
+        ([0.0, 0.1, 0.0], 2, False),
+        ([0.2, 0.2, 0.2], 1, True),
+    ],
+)
+def test_the_best_weights_are_those_of_the_highest_ap_or_the_newest_while_nothing_is_found(aps, best, stopped):
+    progress = Progress(total=100)
+    for step, ap in enumerate(aps, start=1):
+        progress.step = step
+        progress.note_evaluation(ap, 0.5, patience=2)
+    assert (progress.best_step, progress.stopped_early) == (best, stopped)
 
 
 def test_training_stops_early_when_ap_no_longer_rises(scenes, tmp_path):
+    data = tmp_path / "one-class"
+    shutil.copytree(scenes, data)
+    for split in ("train", "val"):
+        labels = json.loads((data / f"{split}.json").read_text())
+        labels["categories"] = [{"id": 1, "name": "digit"}]
+        labels["annotations"] = [{**a, "category_id": 1} for a in labels["annotations"]]
+        (data / f"{split}.json").write_text(json.dumps(labels))
+    quick = {"train__optimiser": "adamw", "train__lr": 5e-3, "train__ema": 0.0, "train__evaluate_every": 150}
+    learnt = run_tiny(data, tmp_path / "learnt", tiny(**quick, train__steps=150))
+    assert json.loads((learnt.path / "result.json").read_text())["AP"] > 0
     notes = Notes()
     config = tiny(train__patience=2, train__evaluate_every=1, train__lr=1e-12, train__steps=50)
-    train(scenes, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    train(data, tmp_path / "run", config=config, device="cpu", reporter=notes, weights=learnt.path)
     assert any("stopped early" in line for line in notes.lines)
-    assert len(notes.steps) < 50
+    assert notes.steps[-1] < 50
 
 
 def test_the_average_of_the_weights_is_what_is_saved_for_use(scenes, tmp_path):
@@ -309,22 +406,26 @@ def finish(process: subprocess.Popen) -> None:
 def test_a_run_killed_at_twelve_random_moments_ends_with_the_same_bits(scenes, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
-        tiny(train__steps=60, train__evaluate_every=20, train__checkpoint_every=4, train__ema=0.9).to_yaml()
+        tiny(train__steps=150, train__evaluate_every=50, train__checkpoint_every=4, train__ema=0.9).to_yaml()
     )
     begun = time.monotonic()
     finish(start(scenes, tmp_path / "whole", config))
     whole_s = time.monotonic() - begun
     moments = random.Random(7)
+    landed = 0
     for kill in range(12):
         workers = kill % 3
         if kill % 4 == 3:  # inside a write: the n-th rename is never reached
             process = start(scenes, tmp_path / "broken", config, die_at=str(moments.randint(1, 25)), workers=workers)
             process.communicate(timeout=300)
+            landed += process.returncode == -signal.SIGKILL
         else:
             process = start(scenes, tmp_path / "broken", config, workers=workers)
-            time.sleep(moments.uniform(0.2, 1.0) * whole_s)
+            time.sleep(moments.uniform(0.2, 0.6) * whole_s)
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=60)
+            landed += process.returncode == -signal.SIGKILL
+    assert landed == 12, "the run was finished before the last kill: make it longer"
     finish(start(scenes, tmp_path / "broken", config))
     assert (tmp_path / "broken/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
     assert (tmp_path / "broken/best.safetensors").read_bytes() == (tmp_path / "whole/best.safetensors").read_bytes()

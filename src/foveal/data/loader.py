@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,16 +183,24 @@ def _read(table: Table, config: Config, work: Iterable[Work]) -> Iterator[Batch]
         del batches  # ends the workers; an iterator that an exception keeps for the garbage collector hangs 5 s
 
 
-def _next(batches: Iterator[Batch | _Failure], workers: int) -> Batch | _Failure | None:
+@contextmanager
+def dead_workers_explained(workers: int) -> Iterator[None]:
+    """A worker that was killed is reported by torch's signal handler, wherever the main process happens to be."""
     try:
-        return next(batches, None)
+        yield
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        told = str(error)
+        if "DataLoader worker" not in told or not ("killed by signal" in told or "exited unexpectedly" in told):
             raise
         raise TrainingError(
             f"a process that reads pictures died, most often because memory or shared memory (/dev/shm) ran out: "
-            f"lower data.workers from {workers}, 0 reads in the main process ({str(error).splitlines()[0]})"
+            f"lower data.workers from {workers}, 0 reads in the main process ({told.splitlines()[0]})"
         ) from None
+
+
+def _next(batches: Iterator[Batch | _Failure], workers: int) -> Batch | _Failure | None:
+    with dead_workers_explained(workers):
+        return next(batches, None)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -199,10 +208,16 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """Workers are the parallelism, so each computes in one thread; and Ctrl-C is for the main process alone.
+    """Workers are the parallelism, so each computes in one thread; and signals are for the main process alone.
+
+    Ctrl-C, and the SIGTERM of torchrun, timeout or a batch system, go to the whole process group: a worker leaves it,
+    so that the main process can still save. When that one is gone, torch ends its workers within seconds.
 
     OpenCV's thread pool is left alone: it only decodes here, in one thread, and setting the number of its threads in
     a forked process waits for ever where the parent's pool was asleep.
     """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -150,7 +150,9 @@ class Table:
     def fingerprint(self) -> str:
         """A hash of names, boxes, labels and flags: the same for the same labels, wherever the folder lies."""
         digest = hashlib.sha256(repr(self.class_names).encode())
-        for tensor in (self.path_bytes, self.path_ends, self.first_object, self.boxes, self.labels, self.crowd):
+        digest.update(repr(self.category_ids).encode())
+        tensors = (self.path_bytes, self.path_ends, self.sizes, self.first_object, self.boxes, self.labels, self.crowd)
+        for tensor in tensors:
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
 

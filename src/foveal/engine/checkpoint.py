@@ -46,6 +46,40 @@ class RunInfo:
         return str(self.path)
 
 
+@dataclass
+class Progress:
+    """Where a run stands: all of it is in every checkpoint."""
+
+    step: int = 0
+    total: int = 0
+    best_ap: float | None = None
+    best_step: int = 0
+    threshold: float | None = None
+    without_better: int = 0
+    stopped_early: bool = False
+    metrics_bytes: int = 0
+    seconds: float = 0.0
+    window: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """Sums of class loss, box loss, positives and gradient norm since the last line in metrics.jsonl."""
+    window_steps: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.total) and (self.step >= self.total or self.stopped_early)
+
+    def note_evaluation(self, ap: float | None, threshold: float | None, patience: int) -> bool:
+        """Takes in a validation AP; True if these weights are the best so far.
+
+        While nothing has been found yet (AP 0, or none to compute) the newest weights are the best, and patience waits.
+        """
+        better = not self.best_ap or (ap or 0.0) > self.best_ap
+        if better:
+            self.best_ap, self.best_step, self.threshold = ap, self.step, threshold
+        self.without_better = 0 if better else self.without_better + 1
+        self.stopped_early = 0 < patience <= self.without_better and self.step < self.total
+        return better
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """One checkpoint: everything that training needs to go on."""
@@ -105,9 +139,10 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, best: bool) -> None:
     shutil.rmtree(checkpoints / name, ignore_errors=True)
     os.rename(beside, checkpoints / name)
     _flush_folder(checkpoints)
-    write_text(checkpoints / "last", name)
+    # `best` first: whoever dies in between goes on from the older `last` and writes this folder once more.
     if best:
         write_text(checkpoints / "best", name)
+    write_text(checkpoints / "last", name)
     publish_weights(folder)
     keep = {pointed_at(folder, "last"), pointed_at(folder, "best")}
     for old in checkpoints.iterdir():
@@ -199,7 +234,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); it may be cut off") from None
+        raise CheckpointError(
+            f"{path}: cannot be read as safetensors ({error}); it may be cut off: restore it, or train again"
+        ) from None
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from foveal.anchors import Anchors
 from foveal.config import Config
@@ -30,7 +31,8 @@ def explain_non_finite(
     folder: Path,
 ) -> TrainingError:
     """Saves the batch beside the run and returns the error that says what was not finite; weights are as before."""
-    file = folder / f"non-finite-step-{step}.safetensors"
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    file = folder / f"non-finite-step-{step}{f'-rank-{rank}' if rank else ''}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     fields = list(Batch.__dataclass_fields__)
     save_tensors(file, {f"{i}.{name}": getattr(b, name) for i, b in enumerate(batches) for name in fields})
@@ -46,7 +48,8 @@ def explain_non_finite(
                 found.append(f"{term} loss on level P{level}")
                 paths += [_path(table, int(row)) for row in batch.rows[bad].tolist()]
     if not found:
-        found = ["the gradient (every loss term is finite)"]
+        elsewhere = ", or another process's part of the batch" if dist.is_initialized() else ""
+        found = [f"the gradient{elsewhere} (every loss term here is finite)"]
         paths = [_path(table, int(row)) for batch in batches for row in batch.rows.tolist()]
     return TrainingError(
         f"step {step}: {', '.join(dict.fromkeys(found))} is not finite; pictures: "

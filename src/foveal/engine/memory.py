@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import torch
@@ -36,9 +39,8 @@ def estimate_step_bytes(model: RetinaNet, images: int, shape: tuple[int, int]) -
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = ghost(torch.empty(images, 3, *shape, dtype=torch.uint8, device="meta"))
     predicted = sum(t.numel() * t.element_size() for t in (*outputs.logits, *outputs.deltas))
-    gradients = sum(p.numel() * p.element_size() for p in ghost.parameters() if p.requires_grad)
     # The plain loss holds about four buffers of the logits' size; the largest activation has a gradient as well.
-    return int(WORKSPACE * (sum(kept.values()) + max(kept.values(), default=0) + 4 * predicted + gradients))
+    return int(WORKSPACE * (sum(kept.values()) + max(kept.values(), default=0) + 4 * predicted + _trained_bytes(ghost)))
 
 
 def check_memory(
@@ -46,43 +48,85 @@ def check_memory(
 ) -> int:
     """Raises TrainingError if a step over `images` pictures of `shape` cannot fit; returns its bytes.
 
-    On a CPU the estimate is held against free memory, since the system would otherwise kill the process. On a GPU
-    `try_step` really runs forward and backward once, inside a guard that puts statistics and random state back.
+    On a CPU the estimate, with the optimiser's moments, is held against free memory, since the system would otherwise
+    kill the process. On a GPU `try_step` really runs forward and backward once; statistics and random state are put
+    back.
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
         return _run_once(model, config, images, shape, try_step)
-    needed, free = estimate_step_bytes(model, images, shape), psutil.virtual_memory().available
+    moments = _trained_bytes(model) * (2 if config.train.optimiser == "adamw" else 1)
+    needed = estimate_step_bytes(model, images, shape) + moments
+    free = free_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if needed > free:
-        raise TrainingError(_too_large(config, images, shape, needed, free))
+        raise TrainingError(_too_large(config, f"{images} pictures of {shape[0]} x {shape[1]}", needed, free))
     return needed
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: the system's, or what the limit of its control group leaves."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):  # no control groups here, or one without a limit
+        pass
+    return max(0, int(free))
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever runs inside, buffers (batch norm's statistics) are the same afterwards, and gradients are gone."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        model.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+@contextmanager
+def out_of_memory_explained(config: Config) -> Iterator[None]:
+    """A GPU that runs out of memory in the middle of training says what helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        free, _ = torch.cuda.mem_get_info()
+        raise TrainingError(_too_large(config, "this batch", None, free) + "; then go on with --resume") from None
 
 
 def _run_once(
     model: nn.Module, config: Config, images: int, shape: tuple[int, int], try_step: Callable[[], None]
 ) -> int:
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     torch.cuda.reset_peak_memory_stats()
     try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()]):
+        with statistics_kept(model), torch.random.fork_rng(devices=[torch.cuda.current_device()]):
             try_step()
         return torch.cuda.max_memory_allocated()
     except torch.OutOfMemoryError:
         free, _ = torch.cuda.mem_get_info()
-        raise TrainingError(_too_large(config, images, shape, None, free)) from None
+        raise TrainingError(_too_large(config, f"{images} pictures of {shape[0]} x {shape[1]}", None, free)) from None
     finally:
-        model.zero_grad(set_to_none=True)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
         torch.cuda.empty_cache()
 
 
-def _too_large(config: Config, images: int, shape: tuple[int, int], needed: int | None, free: int) -> str:
+def _trained_bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def _too_large(config: Config, pictures: str, needed: int | None, free: int) -> str:
     wants = f"needs about {needed / 2**30:.1f} GiB" if needed else "does not fit"
-    remedies = [f"--train.accumulate {config.train.accumulate * 2} (same result, more micro-batches)"]
+    train = config.train
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    each = train.batch_size // world
+    finer = next((n for n in range(train.accumulate + 1, each + 1) if each % n == 0), None)
+    remedies = [f"--train.accumulate {finer} (the same step in smaller parts)"] if finer else []
     remedies.append(f"--data.size {round(config.data.size * 0.75)} (smaller pictures)")
-    remedies.append(f"--train.batch-size {max(1, config.train.batch_size // 2)}")
+    parts = world * train.accumulate
+    if (smaller := train.batch_size // 2 // parts * parts) > 0:
+        remedies.append(f"--train.batch-size {smaller}")
     return (
-        f"a training step over {images} pictures of {shape[0]} x {shape[1]} {wants}, {free / 2**30:.1f} GiB are free; "
-        f"use one of: {'; '.join(remedies)}"
+        f"a training step over {pictures} {wants}, {free / 2**30:.1f} GiB are free; use one of: {'; '.join(remedies)}"
     )

@@ -33,6 +33,8 @@ class StepResult:
     box: Tensor
     positives: Tensor
     gradient_norm: Tensor
+    stop: Tensor
+    """True if any process was asked to stop: all of them then do, after the same step."""
     finite: Tensor
     """False if the loss, or without a loss scaler the gradient, is not finite; the weights are then unchanged."""
 
@@ -45,8 +47,12 @@ def train_step(
     config: Config,
     lr: float,
     scaler: torch.amp.GradScaler | None = None,
+    stop: bool = False,
 ) -> StepResult:
-    """One step on this process's share of the global batch; `model` may be wrapped in DistributedDataParallel."""
+    """One step on this process's share of the global batch; `model` may be wrapped in DistributedDataParallel.
+
+    stop: this process was asked to; it travels to the others with the sums of the losses.
+    """
     world = dist.get_world_size() if dist.is_initialized() else 1
     # Which anchor answers for what needs only boxes and shapes, so the normaliser is known before the first backward.
     matches = [match(anchors, batch, config.assignment) for batch in micro_batches]
@@ -65,7 +71,7 @@ def train_step(
             (scaler.scale(loss) if scaler else loss).backward()
         totals += terms.detach()
 
-    totals = _summed_over_processes(totals)
+    totals, stops = _summed_over_processes(torch.cat([totals, totals.new_tensor([stop])])).split([2, 1])
     if scaler:
         scaler.unscale_(optimiser)
     norm = _clip([p for p in model.parameters() if p.grad is not None], config.train.clip)
@@ -77,11 +83,11 @@ def train_step(
         finite = totals.isfinite().all()
     else:
         finite = totals.isfinite().all() & norm.isfinite()
-        # The fused optimisers leave weights and moments alone where found_inf is 1: no wait for the device to know.
+        # The fused optimisers leave weights and moments alone where found_inf is 1.
         optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return StepResult(totals[0], totals[1], assigned, norm, finite)
+    return StepResult(totals[0], totals[1], assigned, norm, stops[0] > 0, finite)
 
 
 def normalised(sums: LossSums, config: Config, assigned: Tensor, images: int) -> Tensor:
@@ -112,7 +118,13 @@ def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
     lr = base_lr(train)
     if train.optimiser == "adamw":
         return torch.optim.AdamW(described, lr=lr, betas=(train.momentum, 0.999), fused=True)
-    return torch.optim.SGD(described, lr=lr, momentum=train.momentum, fused=True)
+    optimiser = torch.optim.SGD(described, lr=lr, momentum=train.momentum, fused=True)
+    if train.momentum:
+        # The fused SGD leaves the buffers of a first step that is skipped uninitialised; from 0 it does the same step.
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimiser
 
 
 def autocast(device: torch.device, train: TrainConfig) -> AbstractContextManager[object]:

@@ -2,73 +2,97 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from foveal.config import Config
+from foveal.config import Config, DataConfig
 from foveal.data.detect import read_data, splits_of
-from foveal.data.images import check_image
+from foveal.data.images import check_image, image_size
 from foveal.data.loader import with_sizes
 from foveal.data.table import Problem, Table
 from foveal.engine.progress import Reporter
-from foveal.errors import DataError, UsageError
+from foveal.errors import DataError, ImageError, UsageError
 
 SHOWN = 5
 
 
 def training_table(data: Path, config: Config, reporter: Reporter) -> Table:
     """The split to learn from; UsageError if it has no picture."""
-    table = read_data(data, split=config.data.train_split, format=config.data.format)
-    table = usable(with_sizes(table, config.data.max_pixels), config, reporter.say)
+    table = usable(read_data(data, split=config.data.train_split, format=config.data.format), config, reporter.say)
     if not len(table):
-        raise UsageError(f"{data}: its split {config.data.train_split!r} has no picture to train on")
+        raise UsageError(
+            f"{data}: its split {config.data.train_split!r} has no picture to train on; check the folder with "
+            "`foveal inspect`, or name another split with --data.train-split"
+        )
     return table
 
 
 def validation_table(data: Path, config: Config, training: Table, reporter: Reporter) -> Table | None:
-    """The split to choose the best weights on; None where the data set has none."""
-    if config.data.val_split not in splits_of(data, config.data.format):
-        reporter.say(
-            f"{data} has no split {config.data.val_split!r}: training without evaluation, the last weights count"
-        )
+    """The split to choose the best weights on; None where the data set has none, or none with pictures."""
+    name = config.data.val_split
+    try:
+        table = read_data(data, split=name, format=config.data.format)
+    except UsageError:
+        if name != DataConfig().val_split or name in splits_of(data, config.data.format):
+            raise
+        table = None
+    if table is None or not len(table):
+        lacks = "has no split" if table is None else "has no pictures in split"
+        reporter.say(f"{data} {lacks} {name!r}: training without evaluation, the last weights count")
         return None
-    table = read_data(data, split=config.data.val_split, format=config.data.format)
     if table.class_names != training.class_names:
         raise UsageError(
-            f"{data}: split {config.data.val_split!r} has the classes {', '.join(table.class_names)}, "
+            f"{data}: split {name!r} has the classes {', '.join(table.class_names)}, "
             f"{config.data.train_split!r} has {', '.join(training.class_names)}; give both the same list"
         )
-    return usable(with_sizes(table, config.data.max_pixels), config, reporter.say)
+    return usable(table, config, reporter.say)
 
 
 def usable(table: Table, config: Config, say: Callable[[str], None]) -> Table:
-    """The table to train on.
+    """The table to train on, with the sizes of all its pictures.
 
-    Problems that would corrupt training raise DataError, unless `data.skip_bad`: then faulty rows (which readers leave
-    out already) and unreadable pictures are left out, and `say` gets how many.
+    Problems that would corrupt or stop training raise DataError: faulty labels, and pictures that are missing or of
+    another size than stated (headers are read, no pixels). With `data.skip_bad` faulty rows, which readers leave out
+    already, and pictures that cannot be decoded whole are left out instead, and `say` gets how many.
     """
-    fatal = [problem for problem in table.problems if problem.fatal]
+    faulty_labels = [problem for problem in table.problems if problem.fatal]
+    check = _decodes if config.data.skip_bad else _has_a_header
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as threads:
+        found = list(threads.map(lambda row: check(table, row, config.data.max_pixels), range(len(table))))
+    bad = np.array([problem is not None for problem in found], dtype=bool)
     if not config.data.skip_bad:
-        if fatal:
-            raise DataError(_refusal(table, fatal), fatal)
-        return table
-    bad = np.array([_unreadable(table, row, config.data.max_pixels) for row in range(len(table))], dtype=bool)
-    if fatal or bad.any():
-        say(f"{table.split}: skipped {len(fatal)} faulty labels and {int(bad.sum())} unreadable pictures")
-    return table.select(~bad) if bad.any() else table
+        if problems := faulty_labels + [problem for problem in found if problem is not None]:
+            raise DataError(_refusal(table, problems), problems)
+    elif faulty_labels or bad.any():
+        say(f"{table.split}: skipped {len(faulty_labels)} faulty labels and {int(bad.sum())} unreadable pictures")
+    return with_sizes(table.select(~bad) if bad.any() else table, config.data.max_pixels)
 
 
-def _unreadable(table: Table, row: int, max_pixels: int) -> bool:
+def _decodes(table: Table, row: int, max_pixels: int) -> Problem | None:
     height, width = table.sizes[row].tolist()
-    return check_image(table.path(row), (height, width), max_pixels) is not None
+    return check_image(table.path(row), (height, width), max_pixels)
 
 
-def _refusal(table: Table, fatal: list[Problem]) -> str:
-    lines = [f"{len(fatal)} problems in split {table.split!r} would corrupt training:"]
-    lines += [f"  {problem}" for problem in fatal[:SHOWN]]
-    if len(fatal) > SHOWN:
-        lines.append(f"  ... and {len(fatal) - SHOWN} more")
+def _has_a_header(table: Table, row: int, max_pixels: int) -> Problem | None:
+    path, stated = table.path(row), tuple(table.sizes[row].tolist())
+    try:
+        found = image_size(path, max_pixels)
+    except ImageError as error:
+        problem, _, fix = str(error).removeprefix(f"{path}: ").rpartition("; ")
+        return Problem(str(path), "", "", "", problem, fix)
+    if stated in ((0, 0), found):
+        return None
+    return _decodes(table, row, max_pixels)
+
+
+def _refusal(table: Table, problems: list[Problem]) -> str:
+    lines = [f"{len(problems)} problems in split {table.split!r} would corrupt training:"]
+    lines += [f"  {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"  ... and {len(problems) - SHOWN} more")
     lines.append("`foveal inspect` lists them all; mend them, or add --skip-bad to train without them")
     return "\n".join(lines)
