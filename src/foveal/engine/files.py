@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,7 @@ def _read_ahead(
         except ImageError as error:
             return _Picture(source, error=str(error))
         size = pixels.shape[0], pixels.shape[1]
-        return _Picture(source, size, pixels if tiled or draw else None, prepared)
+        return _Picture(replace(source, frame=None), size, pixels if tiled or draw else None, prepared)
 
     waiting: deque[Future[_Picture]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as threads:

@@ -68,15 +68,19 @@ class Detector:
         return next(self.model.parameters()).device
 
     @overload
-    def __call__(self, images: list[Any] | tuple[Any, ...], min_score: float | None = None) -> list[Detections]: ...
+    def __call__(
+        self, images: list[Any] | tuple[Any, ...], min_score: float | None = None, batch_size: int = 8
+    ) -> list[Detections]: ...
     @overload
-    def __call__(self, images: Any, min_score: float | None = None) -> Detections: ...
-    def __call__(self, images: Any, min_score: float | None = None) -> Detections | list[Detections]:
+    def __call__(self, images: Any, min_score: float | None = None, batch_size: int = 8) -> Detections: ...
+    def __call__(
+        self, images: Any, min_score: float | None = None, batch_size: int = 8
+    ) -> Detections | list[Detections]:
         """Detections of one picture, or a list of them for a list or tuple of pictures, best score first.
 
         A picture is a path, a Pillow image, a uint8 array [H, W, 3] (RGB), or a uint8 tensor [3, H, W].
         Only scores of at least `min_score` (default: `threshold`) are returned. Boxes are in the picture's own pixels.
-        Pictures of a list that share a shape after padding go through the network together, eight at a time.
+        Pictures of a list that share a shape after padding go through the network together, `batch_size` at a time.
         """
         if not isinstance(images, list | tuple):
             return self.predict_prepared([self.prepare(images)], min_score)[0]
@@ -86,7 +90,7 @@ class Detector:
             prepared = self.prepare(image)
             group = waiting.setdefault(prepared.shape, [])
             group.append((index, prepared))
-            if len(group) == 8:
+            if len(group) == batch_size:
                 self._finish(waiting.pop(prepared.shape), found, min_score)
         for group in waiting.values():
             self._finish(group, found, min_score)

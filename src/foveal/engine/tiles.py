@@ -70,7 +70,7 @@ def detect_tiled(
     grid = iter(tile_grid(size, tile, overlap))
     boxes, cuts, scores, labels = [], [], [], []
     while rects := list(islice(grid, batch_size)):
-        found = detector([pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in rects], min_score)
+        found = detector([pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in rects], min_score, batch_size)
         for rect, detections in zip(rects, found, strict=True):
             boxes.append(detections.boxes + torch.tensor([rect[0], rect[1]] * 2))
             cuts.append(_cut_sides(boxes[-1], rect, size, margin=tile / 100))
