@@ -93,6 +93,12 @@ def test_the_grid_of_a_shape_is_computed_once() -> None:
     assert PAPER.boxes(64, 96) is Anchors.from_config(Config()).boxes(64, 96)
 
 
+def test_a_grid_first_laid_in_inference_mode_serves_training() -> None:
+    with torch.inference_mode():
+        boxes = ONE_PER_CELL.boxes(40, 72)
+    assert not boxes.is_inference()
+
+
 def test_default_sizes_are_four_strides() -> None:
     finer = Anchors.from_config(Config().with_changes({"model": {"levels": "2-6"}}))
     assert (finer.levels, finer.sizes) == ((2, 3, 4, 5, 6), (16.0, 32.0, 64.0, 128.0, 256.0))

@@ -105,6 +105,7 @@ def centred_inside(anchors_N4: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what a prediction caches, training may use
 def _grid(anchors: Anchors, height: int, width: int, device: torch.device) -> Tensor:
     shapes, strides = anchors.feature_shapes(height, width), anchors.strides(height, width)
     shift = 0.5 if anchors.offset == "centre" else 0.0
