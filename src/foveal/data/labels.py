@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +26,6 @@ LARGEST_SIDE = 4.0
 """Sides of the picture that a box may span: labels of cut-off objects exceed it, but not so far."""
 LARGEST_COORDINATE = 1e6
 """Pixels; no picture is that large."""
-READERS = 8
-"""Threads that read headers, each waiting for the disk most of the time."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def check_boxes(boxes_G4: np.ndarray, sizes_G2: np.ndarray) -> tuple[np.ndarray,
     """(fault [G] int, boxes [G, 4] float32): 0 for a sound box, else 1 + its first fault's index in BOX_FAULTS.
 
     boxes_G4: float64 xyxy pixels; sizes_G2: (height, width) of the pictures, 0 if unknown. Boxes that stick out by more
-    than TOLERANCE come back clipped; those with a fatal fault come back as zeros.
+    than TOLERANCE come back clipped; what comes back for a fatal fault means nothing.
     """
     with np.errstate(all="ignore"):
         finite = np.isfinite(boxes_G4).all(axis=1)
@@ -212,16 +209,14 @@ class Labels:
     def _fill_sizes(self, paths: list[str], sizes_I2: np.ndarray) -> np.ndarray:
         """Reads sizes that the labels do not state from the pictures' headers; [I] bool, False where that failed."""
         readable = np.ones(len(paths), dtype=bool)
-        unstated = np.flatnonzero((sizes_I2 <= 0).any(axis=1)).tolist()
-        files = [f"{self.root}/{paths[row]}" for row in unstated]
-        with ThreadPoolExecutor(READERS) as pool:
-            for row, file, size in zip(unstated, files, pool.map(_size_or_error, files), strict=True):
-                if isinstance(size, ImageError):
-                    readable[row] = False
-                    problem, _, fix = str(size).removeprefix(f"{file}: ").partition("; ")
-                    self.problem(file, "", "", "", f"the picture {problem}", fix or "replace it or leave it out")
-                else:
-                    sizes_I2[row] = size
+        for row in np.flatnonzero((sizes_I2 <= 0).any(axis=1)).tolist():
+            file = f"{self.root}/{paths[row]}"
+            try:
+                sizes_I2[row] = image_size(file)
+            except ImageError as error:
+                readable[row] = False
+                problem, _, fix = str(error).removeprefix(f"{file}: ").rpartition("; ")
+                self.problem(file, "", "", "", f"the picture {problem}", fix)
         return readable
 
     def _report(self, index: int, fault: BoxFault, paths: list[str], boxes: np.ndarray, sizes: np.ndarray) -> None:
@@ -231,10 +226,3 @@ class Labels:
         value = "[" + ", ".join(f"{number:.7g}" for number in boxes[index].tolist()) + "]"
         problem = f"{fault.problem} ({paths[row]}, {width} x {height})"
         self.problem(file, where, self.form.field, value, problem, fault.fix, fault.fatal)
-
-
-def _size_or_error(file: str) -> tuple[int, int] | ImageError:
-    try:
-        return image_size(file)
-    except ImageError as error:
-        return error

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, ParseError
 
+import defusedxml.ElementTree
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
 from foveal.data.labels import BoxForm, Labels
 from foveal.data.layout import PICTURE_SUFFIXES, SPLIT_WORDS, folders_of_splits, inside, list_files, subfolders
@@ -143,11 +143,16 @@ def _parse(file: Path, labels: Labels) -> Element | None:
     report = partial(labels.problem, file)
     again = "restore the file or export it again"
     try:
-        return fromstring(file.read_bytes(), forbid_dtd=True)
+        content = file.read_bytes()
+        # Entities need a DOCTYPE, and what parsers read has it in these bytes unless it is UTF-16, which has zeros.
+        harmless = b"<!DOCTYPE" not in content and b"\0" not in content
+        if harmless:
+            return ElementTree.fromstring(content)
+        return defusedxml.ElementTree.fromstring(content, forbid_dtd=True)
     except ParseError as error:
         line, column = error.position
         report(f"line {line}, column {column + 1}", "", "", f"the file is malformed or cut-off XML ({error})", again)
-    except DefusedXmlException as error:
+    except defusedxml.DefusedXmlException as error:
         fix = "remove the DOCTYPE; labels need none"
         report("", "", type(error).__name__, "the file defines a document type or entities (an XML bomb does)", fix)
     except OSError as error:
