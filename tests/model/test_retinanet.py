@@ -167,10 +167,9 @@ def test_two_passes_are_bit_for_bit_the_same():
 
 
 def test_build_model_takes_what_the_config_says():
-    config = build_config(
-        {"model": {**SMALL, "backbone": "resnet18", "frozen_stages": 1}, "anchors": {"ratios": [1.0], "scales": [1, 2]}}
-    )
-    model = build_model(config, num_classes=5)
+    model_settings = {**SMALL, "backbone": "resnet18", "weights": "a.pth", "frozen_stages": 1}
+    config = build_config({"model": model_settings, "anchors": {"ratios": [1.0], "scales": [1, 2]}})
+    model = build_model(config, num_classes=5, pretrained=False)
     assert isinstance(model.backbone, ResNet)
     assert not model.backbone.conv1.weight.requires_grad
     assert [x.shape[1] for x in model(pictures(1, 64, 64)).logits] == [10] * 5
