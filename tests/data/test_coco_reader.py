@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from label_files import faults, read_back, save_picture
 
 from foveal.data.coco import coco_classes, find_coco, read_coco
@@ -66,6 +67,15 @@ def test_whole_floats_and_truth_values_are_taken_for_what_they_mean(tmp_path: Pa
     table = read(tmp_path, document([image(1.0, width=60.0)], [box(1.0, image=1.0, category=3.0, iscrowd=True)]))
     assert read_back(table) == [("a.png", (40, 60), [((10, 5, 30, 35), "cat", True)])]
     assert not table.problems
+
+
+def test_a_box_costs_few_bytes_all_of_them_shared_with_workers(tmp_path: Path):
+    boxes = [box(n, image=n % 200, area=9.5) for n in range(2000)]
+    table = read(tmp_path, document([image(n, f"{n:012d}.jpg") for n in range(200)], boxes))
+    tensors = [value for value in vars(table).values() if isinstance(value, torch.Tensor)]
+    assert all(tensor.is_shared() for tensor in tensors)
+    # 16 for the box, 4 + 4 + 1 for label, area and flag, and a tenth of a picture's row.
+    assert sum(tensor.nbytes for tensor in tensors) / 2000 < 32
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,16 @@ def test_a_split_that_is_not_there_is_told(tmp_path: Path):
         read_yolo(lay(tmp_path / "other", "train: nowhere\nnames: [cat]\n", split="odd"))
 
 
+def test_a_split_without_any_label_file_is_told(tmp_path: Path):
+    file = lay(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "label")
+    table = read_yolo(file)
+    assert [(told.field, told.problem) for told in table.problems] == [
+        ("train", "none of the 1 pictures of train has a label file")
+    ]
+    assert str(tmp_path / "labels/train/a.txt") in table.problems[0].fix
+
+
 def test_names_in_a_list_that_leave_the_folder_are_refused(tmp_path: Path):
     file = lay(tmp_path, "train: train.txt\nnames: [cat, dog]\n")
     (tmp_path / "train.txt").write_text("images/train/a.png\n../secret.png\n/etc/passwd\nimages/train/gone.png\n")

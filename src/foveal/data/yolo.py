@@ -58,6 +58,10 @@ def read_yolo(file: str | Path, split: str = "train") -> Table:
                 _add_lines(content, row, label_of_index, partial(labels.problem, root / label_file), labels)
         if place.is_dir():
             _report_strays(root, place, set(label_files), labels)
+    if label_files and not any(label_files):
+        expected = root / next(label_names(next(iter(labels.row_of))))
+        problem = f"none of the {len(label_files)} pictures of {split} has a label file"
+        labels.problem(description.file, "", split, "", problem, f"write files such as {expected}")
     return labels.build(tuple(description.names.values()), tuple(description.names))
 
 
@@ -71,8 +75,7 @@ def label_names(name: str) -> Iterator[str]:
 
 
 def _label_file(root: Path, name: str, labels: Labels) -> tuple[str, bytes]:
-    """The label file of a picture, below the root, and what it holds; nothing where there is none."""
-    place = ""
+    """The label file of a picture, below the root, and what it holds; without one, no name and nothing."""
     for place in label_names(name):
         try:
             with open(f"{root}/{place}", "rb") as stream:
@@ -81,8 +84,8 @@ def _label_file(root: Path, name: str, labels: Labels) -> tuple[str, bytes]:
             continue
         except OSError as error:
             labels.problem(root / place, "", "", "", f"the file cannot be read ({error.strerror})", "check its rights")
-            break
-    return place, b""
+            return place, b""
+    return "", b""
 
 
 def _add_lines(
