@@ -135,7 +135,13 @@ class Detector:
             outputs = self.model(batch.images.to(self.device))
             shape = int(batch.images.shape[-2]), int(batch.images.shape[-1])
             decoded = decode(
-                outputs, self.anchors, shape, batch.sizes.to(self.device), self.config.inference, min_score
+                outputs,
+                self.anchors,
+                shape,
+                batch.sizes.to(self.device),
+                self.config.inference,
+                min_score,
+                padding_answers=self.config.assignment.padding == "background",
             )
         sizes, originals = batch.sizes.tolist(), batch.original_sizes.tolist()
         return [
