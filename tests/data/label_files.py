@@ -87,13 +87,13 @@ def voc_xml(picture: Picture) -> str:
 
 
 def write_yolo(root: Path, splits: Splits, class_names: list[str]) -> None:
-    """data.yaml, images/<split>, labels/<split>; a picture without objects has no label file."""
+    """data.yaml, images/<split>, labels/<split>; without objects the first picture has an empty file, others none."""
     places = {split: f"images/{split}" for split in splits}
     (root / "data.yaml").write_text(yaml.safe_dump({**places, "names": class_names}), encoding="utf-8")
     for split, pictures in splits.items():
-        for picture in pictures:
+        for number, picture in enumerate(pictures):
             save_picture(root / "images" / split / picture.name, picture.size)
-            if picture.objects:
+            if picture.objects or number == 0:  # a split without any label file is taken for a mistake
                 file = root / "labels" / split / Path(picture.name).with_suffix(".txt").name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text("".join(yolo_line(box, name, picture, class_names) for box, name, _ in picture.objects))

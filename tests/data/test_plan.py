@@ -44,7 +44,7 @@ def test_what_does_not_fill_a_batch_waits_for_the_next_epoch():
 
 def test_another_seed_draws_another_order():
     sizes = np.array([(20, 30)] * 50)
-    orders = [draws(Plan(sizes, settings_of(seed=seed)), 25) for seed in (0, 0, 1, -1)]
+    orders = [draws(Plan(sizes, settings_of(seed=seed)), 25) for seed in (0, 0, 1, 2)]
     assert orders[0] == orders[1]
     assert orders[0] != orders[2] != orders[3]
 
