@@ -6,7 +6,6 @@ import contextlib
 import json
 import multiprocessing
 import random
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_files import FORMATS, Picture, coco_document, read_back, write
 
-from foveal.data.detect import find_data, pictures_in_two_splits, read_data, splits_of
+from foveal.data.detect import find_data, read_data, splits_of
 from foveal.errors import DataError, FovealError, UsageError
 
 NAMES = ["cat", "big dog", "달팽이", 'a "b", <c>']
@@ -158,24 +157,6 @@ def test_damaged_files_never_raise_anything_but_our_errors(format: str, tmp_path
                 assert all(0 <= label < len(table.class_names) for label in table.labels.tolist())
                 assert all(str(problem) for problem in table.problems)
         file.write_bytes(whole)
-
-
-def test_a_picture_in_two_splits_is_found_by_name_and_by_content(tmp_path: Path):
-    write("csv", tmp_path, TWO_SPLITS, ["cat", "big dog"])
-    assert pictures_in_two_splits([read_data(tmp_path, split) for split in ("train", "val")]) == []
-    shutil.copy(tmp_path / "images/train/a.png", tmp_path / "images/val/copy.png")
-    with (tmp_path / "val.csv").open("a") as file:
-        file.write("../train/a.png,,,,,\ncopy.png,,,,,\n")
-    copied = read_data(tmp_path, "val")
-    found = pictures_in_two_splits([read_data(tmp_path, "train"), copied])
-    assert [(Path(twin.file).name, twin.value, twin.fatal) for twin in found] == [("copy.png", "val", False)]
-    assert "has the content of" in found[0].problem
-
-    (tmp_path / "images/b.png").write_bytes((tmp_path / "images/train/b.png").read_bytes())
-    for split in ("train", "val"):
-        (tmp_path / f"{split}.csv").write_text("images/b.png,,,,,\n")
-    found = pictures_in_two_splits([read_data(tmp_path, "train"), read_data(tmp_path, "val")])
-    assert [problem.problem for problem in found] == ["the picture is in train too"]
 
 
 def _first_box(table, answers) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.data.coco import coco_classes, find_coco, read_coco
 from foveal.data.csv import csv_classes, find_csv, read_csv
 from foveal.data.layout import SPLIT_WORDS, split_name
-from foveal.data.table import Problem, Table
+from foveal.data.table import Table
 from foveal.data.voc import find_voc, read_voc
 from foveal.data.yolo import find_yolo, read_yolo
 from foveal.errors import DataError, UsageError
@@ -135,45 +133,3 @@ def _chosen(source: Source, split: str | None) -> str:
     if len(names) == 1 and (split == "all" or (canonical == "train" and undivided)):
         return names[0]
     raise UsageError(f"{source.path}: there is no split {split!r}; it has {', '.join(names)}")
-
-
-def pictures_in_two_splits(tables: Sequence[Table]) -> list[Problem]:
-    """The pictures that a later table shares with an earlier one: the same file, or another with the same content."""
-    first_place: dict[Path, str] = {}
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    hashes: dict[Path, bytes] = {}
-    problems: list[Problem] = []
-    for table in tables:
-        if table.split == "trainval":
-            continue
-        paths = [table.path(row) for row in range(len(table))]
-        for path in paths:
-            size = _file_size(path)
-            twin = path if path in first_place else _twin(path, by_size[size] if size else [], hashes)
-            if twin is not None:
-                same = "is" if twin == path else f"has the content of {twin}, which is"
-                problem = f"the picture {same} in {first_place[twin]} too"
-                fix = "keep it in one split; scores on pictures that were learnt mean nothing"
-                problems.append(Problem.of(path, "", "split", table.split, problem, fix, fatal=False))
-        for path in paths:
-            if path not in first_place:
-                first_place[path] = table.split
-                by_size[_file_size(path)].append(path)
-    return problems
-
-
-def _twin(path: Path, candidates: Sequence[Path], hashes: dict[Path, bytes]) -> Path | None:
-    """The candidate with the same bytes, if there is one."""
-    for file in (path, *candidates) if candidates else ():
-        if file not in hashes:
-            with file.open("rb") as stream:
-                hashes[file] = hashlib.file_digest(stream, "sha256").digest()
-    return next((file for file in candidates if hashes[file] == hashes[path]), None)
-
-
-def _file_size(path: Path) -> int:
-    """Bytes; 0 where there is no such file."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
