@@ -75,6 +75,26 @@ def test_a_picture_stands_upright_whatever_its_exif_orientation(tmp_path: Path, 
     assert image_size(path) == found.shape[:2]
 
 
+def test_a_png_may_state_its_orientation_behind_its_pixels(tmp_path: Path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = io.BytesIO()
+    Image.fromarray(quarters()).save(turned, "PNG", exif=exif)
+    data = turned.getvalue()
+    start = data.index(b"eXIf") - 4
+    chunk = data[start : start + 12 + int.from_bytes(data[start : start + 4], "big")]
+    path = tmp_path / "late.png"
+    path.write_bytes(data.replace(chunk, b"")[:-12] + chunk + data[-12:])
+    assert image_size(path) == read_image(path).shape[:2] == (48, 32)
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path: Path):
+    whole = io.BytesIO()
+    Image.effect_noise((320, 240), 50).save(whole, "PNG")
+    (tmp_path / "cut.png").write_bytes(whole.getvalue()[:2000])
+    assert image_size(tmp_path / "cut.png") == (240, 320)
+
+
 def test_orientation_6_means_the_stored_top_is_on_the_right():
     exif = Image.Exif()
     exif[ORIENTATION] = 6

@@ -80,6 +80,8 @@ def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int
             if not file.peek(1):
                 raise ImageError(f"{path}: the file is empty; replace it or leave it out")
             with _open(file, str(path), max_pixels) as image:
+                if image.format == "PNG" and not _png_may_be_turned(file):
+                    return image.height, image.width
                 return _displayed_size(image)
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -193,6 +195,19 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # a damaged EXIF block does not make the picture unusable
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _png_may_be_turned(file: BinaryIO) -> bool:
+    """Whether any chunk of a PNG can hold an orientation; Pillow would decode all pixels to look behind them."""
+    position = file.tell()
+    file.seek(8)
+    found = False
+    while not found and len(head := file.read(8)) == 8:
+        start = file.read(32) if head[4:] in (b"tEXt", b"zTXt", b"iTXt") else b""
+        found = head[4:] == b"eXIf" or start.startswith((b"Raw profile type", b"XML:com.adobe.xmp"))
+        file.seek(int.from_bytes(head[:4], "big") + 4 - len(start), io.SEEK_CUR)
+    file.seek(position)
+    return found
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
