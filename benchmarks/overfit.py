@@ -27,7 +27,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("data", type=Path, help="a COCO label file, or a folder with one")
     arguments.add_argument("--weights", required=True, help="MobileNetV2 backbone file")
-    arguments.add_argument("--steps", type=int, default=150)
+    arguments.add_argument("--steps", type=int, default=120)
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         labels = write_subset(chosen.data, Path(folder))
@@ -41,6 +41,7 @@ def main() -> None:
                     "batch_size": 4,
                     "lr_batch": 4,
                     "lr": 2e-3,
+                    "backbone_lr": 0.2,
                     "ema": 0.9,
                     "warmup": 10,
                     "evaluate_every": chosen.steps,

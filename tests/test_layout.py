@@ -16,7 +16,7 @@ data.table data.images data.arrays data.layout data.labels data.coco_file data.c
 data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes
 drawing
-engine.progress engine.schedule engine.checkpoint engine.ema
+engine.allocator engine.progress engine.schedule engine.checkpoint engine.ema
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect

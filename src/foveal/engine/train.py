@@ -24,6 +24,7 @@ from foveal.data.loader import TrainBatches, dead_workers_explained
 from foveal.data.table import Table
 from foveal.detections import Batch
 from foveal.engine import checkpoint
+from foveal.engine.allocator import keep_freed_memory
 from foveal.engine.anchor_fit import coverage_summary
 from foveal.engine.budget import steps_in
 from foveal.engine.checkpoint import Progress
@@ -73,6 +74,7 @@ def train(
     if device not in ("auto", "cpu"):
         raise UsageError(f"device {device!r}: use auto, which takes a GPU if there is one, or cpu")
     config = (config or preset_config(preset)).with_changes(settings or {})
+    keep_freed_memory()
     state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=2))
     if reporter is None:
         reporter = ConsoleReporter()
