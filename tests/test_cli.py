@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from foveal.cli import main
+from foveal.config import load_config
 from foveal.data.scenes import write_scenes
 from foveal.errors import FovealError
 
@@ -185,3 +186,36 @@ def test_the_demo_has_minutes_of_its_own(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("foveal.engine.demo.demo", lambda out, minutes, seed: asked.update(minutes=minutes) or "done")
     assert main(["demo", "--out", str(tmp_path / "demo"), "--minutes", "1"]) == 0
     assert asked == {"minutes": 1.0}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--loss.name", "focal_star", "--loss.gamma", "4", "--loss.beta", "0"],
+        ["--loss.name", "hinge", "--loss.margin", "0.9", "--loss.box", "giou"],
+        ["--loss.name", "varifocal", "--loss.alpha", "0.75", "--loss.box", "l1"],
+        ["--loss.name", "cross_entropy", "--loss.mining", "ohem", "--loss.normaliser", "image"],
+        ["--loss.name", "cross_entropy", "--loss.mining", "ssd"],
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_any_loss_is_a_matter_of_flags(flags, scenes, tmp_path):
+    assert main(["train", str(scenes), "--out", str(tmp_path / "run"), *TINY_FLAGS, *flags]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["loss_classification"] > 0 for line in lines if "loss_classification" in line)
+
+
+def test_balanced_alphas_are_fitted_once_and_stored_in_the_run(scenes, tmp_path):
+    flags = [*TINY_FLAGS, "--loss.balance", "inverse_frequency"]
+    assert main(["train", str(scenes), "--out", str(tmp_path / "run"), *flags]) == 0
+    stored = load_config(tmp_path / "run" / "config.yaml").loss.class_alpha
+    assert len(stored) == 10
+    assert len(set(stored)) > 1
+    assert main(["train", str(scenes), "--out", str(tmp_path / "run"), *flags, "--resume"]) == 0
+
+
+def test_alphas_for_another_number_of_classes_are_refused(scenes, tmp_path, capsys):
+    words = ["train", str(scenes), "--out", str(tmp_path / "run"), *TINY_FLAGS, "--loss.class-alpha", "0.2", "0.5"]
+    assert main(words) == 2
+    assert "loss.class_alpha has 2 numbers for 10 classes" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -24,23 +24,28 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def intersection(a_M4: Tensor, b_N4: Tensor) -> Tensor:
-    """[M, N] square pixels that each box of `a` shares with each box of `b`."""
+    """[..., M, N] square pixels that each box of `a` [..., M, 4] shares with each of `b` [..., N, 4]."""
     # Columns, not corner pairs: operands of [M, N] without a short last axis are several times faster on a CPU.
-    ax1, ay1, ax2, ay2 = a_M4[:, None].unbind(-1)
-    bx1, by1, bx2, by2 = b_N4[None].unbind(-1)
+    ax1, ay1, ax2, ay2 = a_M4[..., :, None, :].unbind(-1)
+    bx1, by1, bx2, by2 = b_N4[..., None, :, :].unbind(-1)
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
     height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
     return width.mul_(height)
 
 
 def iou(a_M4: Tensor, b_N4: Tensor) -> Tensor:
-    """[M, N] intersection over union in 0 .. 1; 0 where the union is 0.
+    """[..., M, N] intersection over union in 0 .. 1; 0 where the union is 0. Leading dimensions are batches.
 
     The one expression that matching, decoding and their fast paths share, so that they agree to the last bit:
     separate float32 operations, no fused multiply-add.
     """
     shared = intersection(a_M4, b_N4)
-    return _ratio(shared, (area(a_M4)[:, None] + area(b_N4)).sub_(shared))
+    return _ratio(shared, (area(a_M4)[..., :, None] + area(b_N4)[..., None, :]).sub_(shared))
+
+
+def paired_iou(a_P4: Tensor, b_P4: Tensor) -> Tensor:
+    """[P] intersection over union of each pair, in 0 .. 1."""
+    return iou(a_P4[:, None], b_P4[:, None]).reshape(-1)
 
 
 def giou(a_P4: Tensor, b_P4: Tensor) -> Tensor:

@@ -110,18 +110,41 @@ class AssignmentConfig(Group):
     """What anchors centred on padding are."""
 
 
+WITH_CLASS_ALPHA = ("balanced_cross_entropy", "focal", "focal_star")
+
+
 class LossConfig(Group):
     """Classification and box loss (sections 3 and 4)."""
 
-    name: Literal["focal"] = "focal"
-    """Classification loss."""
+    name: Literal[
+        "cross_entropy", "balanced_cross_entropy", "focal", "focal_star", "hinge", "quality_focal", "varifocal"
+    ] = "focal"
+    """Classification loss; cross_entropy, hinge and quality_focal have no alpha."""
     alpha: Fraction = 0.25
     """Weight of positives; background has 1 - alpha, so below .5 positives count LESS."""
+    class_alpha: tuple[Fraction, ...] = ()
+    """An alpha for each class, in the order of the classes, instead of the one for all."""
+    balance: Literal["none", "inverse_frequency"] = "none"
+    """`inverse_frequency` fits `class_alpha` to the training labels before training starts: rare classes count more."""
     gamma: Annotated[float, Field(ge=0, le=5)] = 2.0
-    """Focusing parameter; 0 is cross entropy."""
-    box: Literal["smooth_l1"] = "smooth_l1"
-    """Box loss on the four offsets."""
-    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1 / 9
+    """Focusing parameter; 0 is cross entropy. FL* wants more than 0."""
+    beta: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Shift of FL* (focal_star); the paper runs gamma 2, beta 1 and gamma 4, beta 0."""
+    margin: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The p_t above which hinge costs nothing."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an assigned anchor's target that is spread over all classes; background stays 0."""
+    mining: Literal["all", "ohem", "ohem_1_3", "ssd"] = "all"
+    """Anchors that count: all (the paper), the hardest after NMS, the same at 1:3, SSD's hardest background."""
+    mining_count: PositiveInt = 128
+    """Anchors of a picture that ohem and ohem_1_3 keep."""
+    mining_nms: Fraction = 0.5
+    """Of two anchors that overlap more than this, ohem keeps the harder one."""
+    mining_ratio: PositiveFloat = 3.0
+    """Background anchors for each positive under ssd."""
+    box: Literal["smooth_l1", "l1", "giou"] = "smooth_l1"
+    """Box loss: smooth L1 or L1 on the four offsets, or 1 - GIoU of the boxes."""
+    box_beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1 / 9
     """Where smooth L1 turns from square to linear; 1 in Fast R-CNN, 1/9 in the authors' code, 0 is L1."""
     box_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Factor on the box loss."""
@@ -271,6 +294,24 @@ class Config(Group):
             raise ValueError(
                 f"model.frozen_stages is {self.model.frozen_stages} but model.weights is none: frozen random layers "
                 "never learn; set model.frozen_stages to 0, or give weights"
+            )
+        loss = self.loss
+        if loss.name == "focal_star" and loss.gamma == 0:
+            raise ValueError("loss.gamma is 0, and FL* (focal_star) divides by it: set loss.gamma to more than 0")
+        if (loss.class_alpha or loss.balance != "none") and loss.name not in WITH_CLASS_ALPHA:
+            raise ValueError(
+                f"loss.class_alpha and loss.balance have no effect on {loss.name}: use them with one of "
+                f"{', '.join(WITH_CLASS_ALPHA)}"
+            )
+        if loss.label_smoothing and loss.name in ("quality_focal", "varifocal"):
+            raise ValueError(
+                f"loss.label_smoothing has no effect on {loss.name}, whose targets are IoUs: set it to 0, or use "
+                "another loss.name"
+            )
+        if loss.mining in ("ohem", "ohem_1_3") and loss.normaliser != "image":
+            raise ValueError(
+                f"loss.mining {loss.mining} divides by the anchors that it keeps in each picture: set "
+                "loss.normaliser to image"
             )
         if self.assignment.background_iou > self.assignment.positive_iou:
             raise ValueError(

@@ -27,10 +27,10 @@ def nms(boxes_D4: Tensor, scores_D: Tensor, iou: float) -> Tensor:
     while len(order):
         block, order = order[:_BLOCK], order[_BLOCK:]
         boxes = boxes_D4[block]
-        survivors = _survivors(iou_of(boxes, boxes) > iou)
-        kept.append(block[survivors])
+        stay = survivors(iou_of(boxes, boxes) > iou)
+        kept.append(block[stay])
         if len(order):
-            order = order[~(iou_of(boxes[survivors], boxes_D4[order]) > iou).any(0)]
+            order = order[~(iou_of(boxes[stay], boxes_D4[order]) > iou).any(0)]
     return torch.cat(kept) if kept else order
 
 
@@ -44,16 +44,18 @@ def batched_nms(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float
     return merged[scores_D[merged].argsort(descending=True, stable=True)]
 
 
-def _survivors(overlaps_DD: Tensor) -> Tensor:
-    """[D] bool for boxes sorted from the best: which stay.
+def survivors(overlaps_DD: Tensor, alive_D: Tensor | None = None) -> Tensor:
+    """[..., D] bool for boxes sorted from the best: which stay. Leading dimensions are batches.
 
+    overlaps_DD: [..., D, D], which boxes overlap too much. alive_D: [..., D], those that may stay; default all.
     "A box stays if no better one that stays overlaps it" has one solution, which repeated application reaches in as
     many rounds as the longest chain of boxes that displace one another: a few, where a loop would take D steps.
     """
     better_DD = overlaps_DD.triu(1)
-    stay = torch.ones(len(better_DD), dtype=torch.bool, device=better_DD.device)
+    alive_D = better_DD.new_ones(better_DD.shape[:-1]) if alive_D is None else alive_D
+    stay_D = alive_D
     while True:
-        settled = ~(better_DD & stay[:, None]).any(0)
-        if torch.equal(settled, stay):
-            return stay
-        stay = settled
+        settled_D = alive_D & ~(better_DD & stay_D[..., :, None]).any(-2)
+        if torch.equal(settled_D, stay_D):
+            return stay_D
+        stay_D = settled_D

@@ -34,7 +34,9 @@ def setup(**changes) -> tuple[Config, RetinaNet, Batch, Anchors]:
 
 
 def test_the_batch_normaliser_divides_by_all_assigned_anchors_and_the_image_one_by_each_pictures_own():
-    sums = LossSums(torch.tensor([6.0, 2.0, 1.0]), torch.tensor([3.0, 0.0, 0.0]), torch.tensor([3, 1, 0]))
+    sums = LossSums(
+        torch.tensor([6.0, 2.0, 1.0]), torch.tensor([3.0, 0.0, 0.0]), torch.tensor([3, 1, 0]), torch.tensor([3, 1, 0])
+    )
     batch = normalised(sums, Config(), torch.tensor(4.0), images=3)
     torch.testing.assert_close(batch, torch.tensor([9 / 4, 3 / 4]))
     image = normalised(sums, Config().with_changes({"loss.normaliser": "image"}), torch.tensor(4.0), images=3)
@@ -42,7 +44,7 @@ def test_the_batch_normaliser_divides_by_all_assigned_anchors_and_the_image_one_
 
 
 def test_nothing_assigned_divides_by_one():
-    sums = LossSums(torch.tensor([0.5]), torch.tensor([0.0]), torch.tensor([0]))
+    sums = LossSums(torch.tensor([0.5]), torch.tensor([0.0]), torch.tensor([0]), torch.tensor([0]))
     torch.testing.assert_close(normalised(sums, Config(), torch.tensor(0.0), 1), torch.tensor([0.5, 0.0]))
 
 

@@ -1,4 +1,4 @@
-"""Smooth L1 by hand."""
+"""Smooth L1 by hand; whole boxes by each loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 from torch.nn.functional import smooth_l1_loss
 from torch.testing import assert_close
 
-from foveal.losses.boxes import smooth_l1
+from foveal.boxes import encode, giou
+from foveal.config import LossConfig
+from foveal.losses.boxes import box_loss, smooth_l1
 
 ERRORS = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.05, 0.1, 0.5, 3.0])
 
@@ -40,3 +42,33 @@ def test_gradcheck(beta: float) -> None:
 def test_no_errors_and_half_precision() -> None:
     assert smooth_l1(torch.zeros(0, 4), 1.0).shape == (0, 4)
     assert smooth_l1(ERRORS.bfloat16(), 1.0).dtype == torch.float32
+
+
+ANCHORS = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 10]])
+BOXES = torch.tensor([[5.0, 0, 15, 10], [0, 0, 20, 10]])
+
+
+def test_box_losses_of_two_pairs_by_hand() -> None:
+    deltas = torch.zeros(2, 4)
+    # The first box is half a side to the right: dx = .5. Its IoU is 1/3, and so is its GIoU: the hull is their union.
+    assert_close(box_loss(deltas, ANCHORS, BOXES, LossConfig(box="l1")), torch.tensor([0.5, 0.0]))
+    assert_close(box_loss(deltas, ANCHORS, BOXES, LossConfig(box_beta=1.0)), torch.tensor([0.125, 0.0]))
+    assert_close(box_loss(deltas, ANCHORS, BOXES, LossConfig(box="giou")), torch.tensor([2 / 3, 0.0]))
+
+
+@pytest.mark.parametrize("box", ["smooth_l1", "l1", "giou"])
+def test_right_offsets_cost_nothing_and_none_give_an_empty_loss(box: str) -> None:
+    config = LossConfig(box=box)
+    assert_close(box_loss(encode(ANCHORS, BOXES), ANCHORS, BOXES, config), torch.zeros(2), atol=1e-6, rtol=0)
+    assert box_loss(torch.zeros(0, 4), ANCHORS[:0], BOXES[:0], config).shape == (0,)
+    assert bool(box_loss(torch.full((2, 4), 40.0), ANCHORS, BOXES, config).isfinite().all())
+
+
+def test_giou_of_boxes_apart_still_has_a_slope() -> None:
+    deltas = torch.tensor([[5.0, 0, 0, 0]], requires_grad=True)
+    loss = box_loss(deltas, ANCHORS[:1], ANCHORS[:1], LossConfig(box="giou"))
+    assert_close(loss.detach(), torch.tensor([1 + 40 / 60]))
+    loss.sum().backward()
+    assert deltas.grad is not None
+    assert float(deltas.grad[0, 0]) > 0
+    assert float(giou(ANCHORS[:1] + 50.0, ANCHORS[:1])) < 0

@@ -1,4 +1,4 @@
-"""The focal loss: the paper's facts, its closed-form derivative, its behaviour at the ends of float32."""
+"""The family on logits: the paper's facts, closed-form derivatives, exactness against float64, the ends of float32."""
 
 from __future__ import annotations
 
@@ -12,10 +12,35 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.testing import assert_close
 
-from foveal.losses.classification import background_loss, focal_gradient, focal_loss, foreground_loss
+from foveal.config import Config, LossConfig
+from foveal.errors import ConfigError
+from foveal.losses import CrossEntropy, Focal, FocalStar, Hinge, QualityFocal, Varifocal
+from foveal.losses.classification import ClassificationLoss, classification_loss, inverse_frequency_alpha
 
 GAMMAS = [0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]
 GRID = torch.linspace(-20, 20, 401)
+WIDE = torch.cat([m := torch.tensor([0.0, 1e-3, 1.0, 12.0, 17.0, 18.0, 88.0, 104.0, 1e3, 1e4]), -m])
+SMOOTH = [
+    CrossEntropy(),
+    CrossEntropy(alpha=0.75),
+    *(Focal(0.25, gamma) for gamma in GAMMAS),
+    *(FocalStar(0.25, gamma, beta) for gamma, beta in ((2, 1), (4, 0), (0.1, -1), (5, 2))),
+    *(QualityFocal(gamma) for gamma in (0.0, 0.5, 1.0, 2.0)),
+    *(Varifocal(0.75, gamma) for gamma in (0.0, 0.5, 2.0)),
+]
+FAMILY = [*SMOOTH, Hinge(), Hinge(margin=1.0)]
+PAPERS = [
+    CrossEntropy(),
+    CrossEntropy(0.75),
+    Focal(),
+    Focal(0.5, 0.5),
+    FocalStar(),
+    FocalStar(gamma=4, beta=0),
+    Hinge(),
+]
+TARGETS = [0.0, 0.3, 1.0]
+each_member = pytest.mark.parametrize("loss", FAMILY, ids=str)
+each_target = pytest.mark.parametrize("target", TARGETS)
 
 
 def logit(p: float) -> Tensor:
@@ -24,13 +49,16 @@ def logit(p: float) -> Tensor:
 
 def discount(p_t: float) -> float:
     """How many times less than cross entropy a foreground logit costs at gamma = 2."""
-    return float(focal_loss(logit(p_t), 1.0, 0.5, 0.0) / focal_loss(logit(p_t), 1.0, 0.5, 2.0))
+    return float(Focal(0.5, 0.0)(logit(p_t), 1.0) / Focal(0.5, 2.0)(logit(p_t), 1.0))
 
 
-def by_automatic_differentiation(logits: Tensor, targets: Tensor | float, alpha: float, gamma: float) -> Tensor:
+def gradient_of(loss: ClassificationLoss, logits: Tensor, targets: Tensor | float, scale: float = 1.0) -> Tensor:
     logits = logits.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(focal_loss(logits, targets, alpha, gamma).sum(), logits)
+    (gradient,) = torch.autograd.grad((scale * loss(logits, targets)).sum(), logits)
     return gradient
+
+
+# -- the paper's facts -------------------------------------------------------------------------------------------------
 
 
 def test_an_easy_example_costs_100_times_less_and_a_very_easy_one_1000_times() -> None:
@@ -43,107 +71,255 @@ def test_a_misclassified_example_costs_at_most_4_times_less(p_t: float) -> None:
     assert 1 < discount(p_t) <= 4 + 1e-9
 
 
-def test_focal_loss_by_hand() -> None:
-    value = 0.25 * (1 - 0.9) ** 2 * -math.log(0.9)
-    assert_close(focal_loss(logit(0.9), 1.0), torch.tensor(value, dtype=torch.float64))
-    # The same logit as background: p_t = .1 and alpha_t = .75.
-    value = 0.75 * 0.9**2 * -math.log(0.1)
-    assert_close(focal_loss(logit(0.9), 0.0), torch.tensor(value, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+@each_target
 def test_gamma_0_is_cross_entropy(target: float) -> None:
     expected = binary_cross_entropy_with_logits(GRID, torch.full_like(GRID, target), reduction="none")
-    assert_close(2 * focal_loss(GRID, target, 0.5, 0.0), expected)
+    assert_close(2 * Focal(0.5, 0.0)(GRID, target), expected)
+    assert_close(CrossEntropy()(GRID, target), expected)
+    assert_close(QualityFocal(0.0)(GRID, target), expected)
 
 
-def test_alpha_weights_foreground_and_its_rest_background() -> None:
-    assert_close(focal_loss(GRID, 1.0, 0.2, 2.0), 0.4 * focal_loss(GRID, 1.0, 0.5, 2.0))
-    assert_close(focal_loss(GRID, 0.0, 0.2, 2.0), 1.6 * focal_loss(GRID, 0.0, 0.5, 2.0))
+def test_fl_star_at_gamma_1_and_beta_0_is_cross_entropy() -> None:
+    assert_close(FocalStar(0.75, 1.0, 0.0)(GRID, 1.0), CrossEntropy(0.75)(GRID, 1.0))
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_foreground_and_background_mirror_each_other(gamma: float) -> None:
-    assert torch.equal(foreground_loss(GRID, 0.5, gamma), background_loss(-GRID, 0.5, gamma))
-    assert_close(foreground_loss(GRID, 0.25, gamma), focal_loss(GRID, 1.0, 0.25, gamma))
-    assert_close(background_loss(GRID, 0.25, gamma), focal_loss(GRID, 0.0, 0.25, gamma))
-
-
-def test_a_soft_target_costs_its_share_of_either_side() -> None:
-    expected = 0.3 * foreground_loss(GRID) + 0.7 * background_loss(GRID)
-    assert_close(focal_loss(GRID, torch.full_like(GRID, 0.3)), expected)
-
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
-def test_automatic_differentiation_finds_the_closed_form(gamma: float, target: float) -> None:
-    expected = focal_gradient(GRID, target, 0.25, gamma)
-    assert_close(by_automatic_differentiation(GRID, target, 0.25, gamma), expected, rtol=1e-5, atol=1e-30)
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [(Focal(), 1.265), (CrossEntropy(0.5), 912), (CrossEntropy(0.75), 458)],
+    ids=["FL", "CE .5", "CE .75"],
+)
+def test_a_fresh_net_starts_where_the_paper_says(loss: ClassificationLoss, expected: float) -> None:
+    # 113,193 anchors of 600 x 1000, 80 classes, 50 positives; every anchor is foreground with probability .01.
+    logits = torch.tensor(-math.log(99), dtype=torch.float64)
+    found = loss(logits, 1.0) + loss(logits, 0.0) * 113_193 * 80 / 50
+    assert float(found) == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_the_closed_form_is_equation_10_of_the_paper(gamma: float) -> None:
+def test_the_focal_derivative_is_equation_10(gamma: float) -> None:
     x = torch.linspace(-6, 6, 25, dtype=torch.float64)
     for target, alpha_t, y in ((1.0, 0.25, 1), (0.0, 0.75, -1)):
         p_t = torch.sigmoid(y * x)
         expected = alpha_t * y * (1 - p_t) ** gamma * (gamma * p_t * p_t.log() + p_t - 1)
-        assert_close(focal_gradient(x, target, 0.25, gamma), expected)
+        assert_close(Focal(0.25, gamma).derivative(x, target), expected)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_gradcheck(gamma: float) -> None:
-    logits = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([0.0, 1.0, 0.3] * 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: focal_loss(x, targets, 0.25, gamma), (logits,))
-    assert torch.autograd.gradgradcheck(lambda x: focal_loss(x, targets, 0.25, gamma), (logits,))
+@pytest.mark.parametrize(("gamma", "beta"), [(2.0, 1.0), (4.0, 0.0)])
+def test_the_fl_star_derivative_is_equation_11(gamma: float, beta: float) -> None:
+    x = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    for target, alpha_t, y in ((1.0, 0.25, 1), (0.0, 0.75, -1)):
+        expected = alpha_t * y * (torch.sigmoid(gamma * y * x + beta) - 1)
+        assert_close(FocalStar(0.25, gamma, beta).derivative(x, target), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
-def test_value_and_gradient_are_finite_for_every_logit(dtype: torch.dtype, gamma: float, target: float) -> None:
-    magnitudes = torch.tensor([0.0, 1e-3, 1.0, 12.0, 17.0, 18.0, 88.0, 104.0, 1e3, 1e4])
-    logits = torch.cat([magnitudes, -magnitudes]).to(dtype)
-    value = focal_loss(logits, target, 0.25, gamma)
-    assert value.dtype == torch.float32
-    for tensor in (
-        value,
-        focal_gradient(logits, target, 0.25, gamma),
-        by_automatic_differentiation(logits, target, 0.25, gamma),
-    ):
-        assert bool(tensor.isfinite().all())
-
-
-@pytest.mark.parametrize("gamma", [0.1, 2.0])
-def test_float32_is_right_where_the_usual_formula_cancels(gamma: float) -> None:
-    # At a background logit of -12, p_t - 1 is 2.7 % off in float32.
-    exact = focal_gradient(torch.tensor(-12.0, dtype=torch.float64), 0.0, 0.25, gamma)
-    assert_close(focal_gradient(torch.tensor(-12.0), 0.0, 0.25, gamma).double(), exact, rtol=2e-6, atol=0)
-
-
-def test_half_precision_logits_are_computed_in_float32() -> None:
-    logits = GRID.bfloat16()
-    assert torch.equal(focal_loss(logits, 0.0), focal_loss(logits.float(), 0.0))
-
-
-@given(st.floats(-30, 30), st.sampled_from(GAMMAS), st.floats(0, 1))
-def test_the_loss_is_never_negative_and_never_above_cross_entropy(x: float, gamma: float, target: float) -> None:
-    logits = torch.tensor(x)
-    value, cross_entropy = focal_loss(logits, target, 0.25, gamma), focal_loss(logits, target, 0.25, 0.0)
-    assert 0 <= value <= cross_entropy * (1 + 1e-6)
-
-
-def test_no_logits_give_no_losses() -> None:
-    assert focal_loss(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
+# -- by hand -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("alpha", "gamma", "expected"),
-    [(0.25, 2.0, 1.265), (0.5, 0.0, 912), (0.75, 0.0, 458)],
-    ids=["FL", "CE .5", "CE .75"],
+    ("loss", "target", "expected"),
+    [
+        (CrossEntropy(), 1.0, -math.log(0.9)),
+        (CrossEntropy(), 0.0, -math.log(0.1)),
+        (CrossEntropy(0.75), 0.0, 0.25 * -math.log(0.1)),
+        (Focal(), 1.0, 0.25 * 0.1**2 * -math.log(0.9)),
+        (Focal(), 0.0, 0.75 * 0.9**2 * -math.log(0.1)),
+        (FocalStar(0.25, 2.0, 1.0), 1.0, 0.25 * math.log(1 + math.exp(-1) / 81) / 2),
+        (Hinge(0.95), 1.0, 0.05),
+        (Hinge(0.5), 1.0, 0.0),
+        (Hinge(0.5), 0.0, 0.4),
+        (QualityFocal(2.0), 0.6, 0.3**2 * (-0.6 * math.log(0.9) - 0.4 * math.log(0.1))),
+        (QualityFocal(2.0), 0.0, 0.9**2 * -math.log(0.1)),
+        (Varifocal(0.75, 2.0), 0.6, 0.6 * (-0.6 * math.log(0.9) - 0.4 * math.log(0.1))),
+        (Varifocal(0.75, 2.0), 0.0, 0.75 * 0.9**2 * -math.log(0.1)),
+    ],
+    ids=str,
 )
-def test_a_fresh_net_starts_where_the_paper_says(alpha: float, gamma: float, expected: float) -> None:
-    # 113,193 anchors of 600 x 1000, 80 classes, 50 positives; every anchor is foreground with probability .01.
-    logits = torch.tensor(-math.log(99), dtype=torch.float64)
-    background = background_loss(logits, alpha, gamma) * 113_193 * 80 / 50
-    assert float(foreground_loss(logits, alpha, gamma) + background) == pytest.approx(expected, rel=2e-3)
+def test_a_logit_of_probability_nine_tenths_by_hand(loss: ClassificationLoss, target: float, expected: float) -> None:
+    assert float(loss(logit(0.9), target)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_alpha_weights_foreground_and_its_rest_background() -> None:
+    assert_close(Focal(0.2)(GRID, 1.0), 0.4 * Focal(0.5)(GRID, 1.0))
+    assert_close(Focal(0.2)(GRID, 0.0), 1.6 * Focal(0.5)(GRID, 0.0))
+
+
+def test_an_alpha_for_each_class_is_that_alpha_in_its_column() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0.0, 1.0, 0.0]).expand(5, 3)
+    found = Focal((0.1, 0.25, 0.9))(logits, targets)
+    for column, alpha in enumerate((0.1, 0.25, 0.9)):
+        assert_close(found[:, column], Focal(alpha)(logits[:, column], targets[:, column]))
+
+
+def test_weights_and_mask() -> None:
+    keep = torch.tensor([True, False])
+    logits = torch.tensor([1.0, torch.inf], requires_grad=True)
+    found = Focal()(logits, 0.0, weight=3.0, keep=keep)
+    assert_close(found, torch.tensor([3 * float(Focal()(torch.tensor(1.0), 0.0)), 0.0]))
+    assert torch.equal(Focal()(WIDE, 1.0, keep=torch.zeros(1, dtype=torch.bool)), torch.zeros_like(WIDE))
+
+
+def test_inverse_frequency_by_hand() -> None:
+    # A mean of 200: factors 2/3 and 2 on odds of 1/3.
+    assert inverse_frequency_alpha([300, 100], 0.25) == pytest.approx((2 / 11, 2 / 5))
+    assert inverse_frequency_alpha([7], 0.25) == pytest.approx((0.25,))
+    # Factors end at .1 and at 10; a class without objects counts as the rarest.
+    assert inverse_frequency_alpha([10**6, 1, 0], 0.5) == pytest.approx((1 / (1 + 3), 10 / 11, 10 / 11))
+    assert inverse_frequency_alpha([], 0.25) == ()
+
+
+# -- every member ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", PAPERS, ids=str)
+def test_foreground_and_background_mirror_each_other(loss: ClassificationLoss) -> None:
+    balanced = type(loss)(**{**vars(loss), "alpha": 0.5}) if "alpha" in vars(loss) and loss.alpha else loss
+    assert_close(balanced(GRID, 1.0), balanced(-GRID, 0.0))
+    assert_close(balanced.derivative(GRID, 1.0), -balanced.derivative(-GRID, 0.0))
+
+
+@pytest.mark.parametrize("loss", PAPERS, ids=str)
+def test_a_soft_target_costs_its_share_of_either_side(loss: ClassificationLoss) -> None:
+    expected = 0.3 * loss(GRID, 1.0) + 0.7 * loss(GRID, 0.0)
+    assert_close(loss(GRID, torch.full_like(GRID, 0.3)), expected)
+
+
+@each_member
+@each_target
+def test_a_number_as_target_is_a_tensor_full_of_it(loss: ClassificationLoss, target: float) -> None:
+    full = torch.full_like(GRID, target)
+    assert_close(loss(GRID, target), loss(GRID, full), rtol=1e-6, atol=0)
+    # Between 0 and 1 the two sides cancel where the logit is right.
+    assert_close(loss.derivative(GRID, target), loss.derivative(GRID, full), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("loss", SMOOTH, ids=str)
+def test_gradcheck(loss: ClassificationLoss) -> None:
+    # No logit with p = .3, where |q - p| has no slope.
+    logits = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0.0, 1.0, 0.3] * 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: loss(x, targets), (logits,))
+
+
+def test_gradcheck_of_the_hinge_away_from_its_corner() -> None:
+    logits = torch.tensor([-3.0, -1.0, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    for target in (0.0, 1.0):
+        assert torch.autograd.gradcheck(lambda x, t=target: Hinge()(x, t), (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@each_member
+@each_target
+def test_value_and_gradient_are_finite_for_every_logit(
+    dtype: torch.dtype, loss: ClassificationLoss, target: float
+) -> None:
+    logits = WIDE.to(dtype)
+    value = loss(logits, target)
+    assert value.dtype == torch.float32
+    assert bool((value >= 0).all())
+    for tensor in (value, loss.derivative(logits, target), gradient_of(loss, logits, target)):
+        assert bool(tensor.isfinite().all())
+
+
+@each_member
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_float32_is_within_its_bounds_of_float64(loss: ClassificationLoss, target: float) -> None:
+    """Sums within 1e-6 relative; gradients within 2e-6 relative and 1e-12 absolute, element by element."""
+    logits = torch.cat([torch.linspace(-30, 30, 20_001), WIDE])
+    exact = logits.double()
+    assert_close(loss(logits, target).double().sum(), loss(exact, target).sum(), rtol=1e-6, atol=0)
+    expected = loss.derivative(exact, target)
+    if isinstance(loss, Hinge):  # at its corner float32 may be on the other side
+        corner = (torch.sigmoid(exact if target else -exact) - loss.margin).abs() < 1e-6
+        logits, expected = logits[~corner], expected[~corner]
+    assert_close(loss.derivative(logits, target).double(), expected, rtol=2e-6, atol=1e-12)
+    assert_close(gradient_of(loss, logits, target).double(), expected, rtol=2e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [Focal(), Focal(gamma=0.5), CrossEntropy(), FocalStar()], ids=str)
+def test_a_float16_gradient_is_right_after_a_loss_scaler(loss: ClassificationLoss) -> None:
+    """Background at a logit of -8: under FL its gradient is 8e-11, which float16 alone would make 0."""
+    logits = torch.full((4,), -8.0, dtype=torch.float16)
+    scaled = gradient_of(loss, logits, 0.0, scale=65536.0)
+    assert scaled.dtype == torch.float16
+    expected = loss.derivative(torch.tensor(-8.0, dtype=torch.float64), 0.0)
+    # float16 keeps what lies under 6e-5 in steps of 6e-8.
+    assert_close(scaled.double() / 65536, expected.expand(4), rtol=1e-3, atol=3e-8 / 65536)
+    assert bool((scaled > 0).all())
+
+
+@each_member
+def test_half_precision_logits_are_computed_in_float32(loss: ClassificationLoss) -> None:
+    logits = GRID.bfloat16()
+    assert torch.equal(loss(logits, 0.0), loss(logits.float(), 0.0))
+
+
+@given(st.floats(-30, 30), st.sampled_from(GAMMAS), st.floats(0, 1))
+def test_the_focal_loss_is_never_negative_and_never_above_cross_entropy(x: float, gamma: float, target: float) -> None:
+    logits = torch.tensor(x)
+    value, cross_entropy = Focal(0.25, gamma)(logits, target), Focal(0.25, 0.0)(logits, target)
+    assert 0 <= value <= cross_entropy * (1 + 1e-6)
+
+
+@given(st.floats(-30, 30), st.floats(-30, 30))
+def test_a_better_logit_never_costs_more(x: float, y: float) -> None:
+    worse, better = sorted((x, y))
+    for loss in PAPERS:
+        one, other = loss(torch.tensor([worse, better], dtype=torch.float64), 1.0).tolist()
+        assert one >= other
+
+
+@each_member
+def test_no_logits_give_no_losses(loss: ClassificationLoss) -> None:
+    assert loss(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
+    assert gradient_of(loss, torch.zeros(0, 3), 0.0).shape == (0, 3)
+
+
+# -- from settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, Focal(0.25, 2.0)),
+        ({"name": "cross_entropy"}, CrossEntropy()),
+        ({"name": "balanced_cross_entropy", "alpha": 0.75}, CrossEntropy(0.75)),
+        ({"name": "focal_star", "gamma": 4.0, "beta": 0.0}, FocalStar(0.25, 4.0, 0.0)),
+        ({"name": "hinge", "margin": 0.8}, Hinge(0.8)),
+        ({"name": "quality_focal"}, QualityFocal(2.0)),
+        ({"name": "varifocal", "alpha": 0.75}, Varifocal(0.75, 2.0)),
+        ({"class_alpha": (0.2, 0.5)}, Focal((0.2, 0.5), 2.0)),
+    ],
+)
+def test_a_config_names_a_member(settings: dict[str, object], expected: ClassificationLoss) -> None:
+    assert classification_loss(LossConfig(**settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"name": "focal_star", "gamma": 0.0}, "loss.gamma is 0, and FL"),
+        ({"name": "hinge", "class_alpha": (0.2, 0.5)}, "no effect on hinge"),
+        ({"name": "cross_entropy", "balance": "inverse_frequency"}, "no effect on cross_entropy"),
+        ({"name": "varifocal", "label_smoothing": 0.1}, "no effect on varifocal"),
+        ({"mining": "ohem"}, "set loss.normaliser to image"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Config().with_changes({"loss": settings})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Focal(gamma=-1),
+        lambda: FocalStar(gamma=0),
+        lambda: Hinge(margin=1.5),
+        lambda: QualityFocal(gamma=-0.1),
+        lambda: Varifocal(gamma=-1),
+    ],
+)
+def test_impossible_members_are_refused_in_words(make) -> None:
+    with pytest.raises(ConfigError, match="give"):
+        make()

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from foveal.anchors import Anchors
-from foveal.boxes import encode
+from foveal.boxes import decode, paired_iou
 from foveal.config import AssignmentConfig, Config, LossConfig
 from foveal.detections import Batch, Objects
-from foveal.losses.boxes import smooth_l1
-from foveal.losses.classification import focal_loss
+from foveal.losses.boxes import box_loss
+from foveal.losses.classification import classification_loss
+from foveal.losses.mining import keep_mask
 from foveal.losses.total import LossSums, detector_loss, per_level_terms
 from foveal.matching import Match, match
 
@@ -57,36 +58,97 @@ def flat(maps: list[Tensor], channels: int) -> Tensor:
 
 
 def dense(of: Case, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """([B], [B]): both losses with a one-hot target and a mask over all anchors, in float64."""
-    logits, deltas = flat(of.logits, K).double(), flat(of.deltas, 4).double()
-    target = torch.zeros_like(logits).reshape(-1, K)
-    target[of.match.positive, of.batch.labels[of.match.object]] = 1
-    counts = torch.ones(len(target), 1)
-    counts[of.match.ignored] = 0
-    elements = focal_loss(logits.reshape(-1, K), target, config.alpha, config.gamma) * counts
-    anchors = PAPER.boxes(*SHAPE)[of.match.positive % of.match.num_anchors]
-    errors = deltas.reshape(-1, 4)[of.match.positive] - encode(anchors, of.batch.boxes[of.match.object])
-    box = torch.zeros(len(of.batch), dtype=torch.float64)
-    box = box.index_add(0, of.match.positive // of.match.num_anchors, smooth_l1(errors, config.beta).sum(1))
-    return elements.reshape(len(of.batch), -1).sum(1), box
+    """([B, N], [B, N]): both losses of each anchor with a dense target and a mask over all anchors, in float64."""
+    logits, deltas = flat(of.logits, K).double().reshape(-1, K), flat(of.deltas, 4).double().reshape(-1, 4)
+    at, boxes = of.match.positive, of.batch.boxes[of.match.object].double()
+    anchors = PAPER.boxes(*SHAPE)[at % of.match.num_anchors].double()
+    target = torch.zeros_like(logits)
+    own = torch.ones(len(at), dtype=torch.float64)
+    if config.name in ("quality_focal", "varifocal"):
+        own = paired_iou(decode(anchors, deltas[at].detach()), boxes)
+    target[at] = config.label_smoothing / K
+    target[at, of.batch.labels[of.match.object]] += own * (1 - config.label_smoothing)
+    keep = torch.ones(len(target), 1, dtype=torch.bool)
+    keep[of.match.ignored] = False
+    classification = classification_loss(config)(logits, target, keep=keep).sum(1)
+    box = torch.zeros(len(target), dtype=torch.float64)
+    box = box.index_put((at,), box_loss(deltas[at], anchors, boxes, config).double())
+    return classification.view(len(of.batch), -1), box.view(len(of.batch), -1)
+
+
+SETTINGS = [
+    {"gamma": 0.0},
+    {"gamma": 0.5},
+    {},
+    {"name": "cross_entropy"},
+    {"name": "balanced_cross_entropy", "alpha": 0.75},
+    {"name": "focal_star", "gamma": 4.0, "beta": 0.0},
+    {"name": "hinge"},
+    {"name": "quality_focal"},
+    {"name": "varifocal", "alpha": 0.75},
+    {"class_alpha": (0.1, 0.25, 0.9)},
+    {"label_smoothing": 0.1},
+    {"box": "l1"},
+    {"box": "giou"},
+]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_it_is_the_sum_over_dense_targets_with_ignored_anchors_left_out(channels_last: bool, gamma: float) -> None:
-    config = LossConfig(gamma=gamma, beta=1.0)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_it_is_the_sum_over_dense_targets_with_ignored_anchors_left_out(
+    channels_last: bool, settings: dict[str, object]
+) -> None:
+    config = LossConfig(**{"box_beta": 1.0, **settings})
     of = case(OBJECTS, Objects.empty(), ONE, channels_last=channels_last)
-    classification, box = dense(of, config)
+    classification, box = (each.sum(1) for each in dense(of, config))
     sums = of.sums(config)
     assert_close(sums.classification.double(), classification, rtol=1e-6, atol=0)
     assert_close(sums.box.double(), box, rtol=1e-6, atol=1e-6)
     assert torch.equal(sums.positives, of.match.positives_per_image().float())
+    assert torch.equal(sums.counted, sums.positives)
     assert sums.positives.tolist()[1] == 0 < min(sums.positives.tolist()[::2])
 
     leaves = of.logits + of.deltas
     expected = torch.autograd.grad((classification + box).sum(), leaves)
     found = torch.autograd.grad((sums.classification + sums.box).sum(), leaves)
     for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+MINING = [
+    {"mining": "ohem", "mining_count": 20},
+    {"mining": "ohem", "mining_count": 2000, "mining_nms": 0.7},
+    {"mining": "ohem_1_3", "mining_count": 32},
+    {"mining": "ssd"},
+]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("settings", MINING, ids=str)
+def test_mining_sums_over_the_kept_anchors_and_says_what_to_divide_by(
+    channels_last: bool, settings: dict[str, object]
+) -> None:
+    config = LossConfig(name="cross_entropy", normaliser="image", **settings)
+    of = case(OBJECTS, Objects.empty(), ONE, channels_last=channels_last)
+    classification, box = dense(of, config)
+    positive, counted = torch.zeros(classification.numel(), dtype=torch.bool), torch.ones_like(classification).bool()
+    positive[of.match.positive] = True
+    counted.view(-1)[of.match.ignored] = False
+    positive = positive.view_as(counted)
+    keep = keep_mask(classification.detach().float(), positive, counted, PAPER.boxes(*SHAPE), config)
+    assert 0 < int(keep.sum()) < int(counted.sum())
+
+    sums = of.sums(config)
+    expected = (classification * keep).sum(1), (box * keep).sum(1)
+    assert_close(sums.classification.double(), expected[0], rtol=1e-6, atol=0)
+    assert_close(sums.box.double(), expected[1], rtol=1e-6, atol=1e-6)
+    assert torch.equal(sums.positives, (keep & positive).sum(1).float())
+    assert torch.equal(sums.counted, (keep & positive if settings["mining"] == "ssd" else keep).sum(1).float())
+
+    leaves = of.logits + of.deltas
+    wanted = torch.autograd.grad(expected[0].sum() + expected[1].sum(), leaves)
+    found = torch.autograd.grad((sums.classification + sums.box).sum(), leaves)
+    for one, other in zip(found, wanted, strict=True):
         assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 

@@ -15,7 +15,8 @@ from foveal.data.table import Table
 from foveal.engine import checkpoint
 from foveal.engine.anchor_fit import fit_anchors
 from foveal.engine.progress import Reporter
-from foveal.errors import CheckpointError, UsageError
+from foveal.errors import CheckpointError, ConfigError, UsageError
+from foveal.losses.classification import inverse_frequency_alpha
 from foveal.model.retinanet import RetinaNet
 from foveal.model.weights import copy_matching
 
@@ -23,6 +24,7 @@ from foveal.model.weights import copy_matching
 MAY_DIFFER_ON_RESUME = ("data.workers", "data.max_pixels", "train.tensorboard")
 # Fitted at the start of the first leg, so that a resumed run takes them from the stored config.
 FITTED = ("anchors.sizes", "anchors.scales", "anchors.ratios")
+BALANCED = ("loss.class_alpha",)
 # A run's weights fit only a network of these settings; how it is trained is free.
 FREE_IN_A_NEW_RUN = ("frozen_stages", "channels_last")
 
@@ -47,13 +49,25 @@ def snapshot_to_resume(folder: Path, resume: bool) -> checkpoint.Snapshot | None
 
 
 def settled_config(config: Config, folder: Path, resumed: bool, table: Table, val: Table | None) -> Config:
-    """The config this run really has: fitted anchors filled in; on resume held against what the run began with."""
+    """The config this run really has: what is fitted filled in; on resume held against what the run began with."""
+    classes = len(table.class_names)
     if not resumed:
         if config.anchors.auto:
             config = config.with_changes({"anchors": fit_anchors(table, config).model_dump()})
+        if config.loss.balance == "inverse_frequency":
+            counts = torch.bincount(table.labels[~table.crowd].long(), minlength=classes).tolist()
+            alphas = inverse_frequency_alpha(counts, config.loss.alpha)
+            config = config.with_changes({"loss.class_alpha": tuple(round(alpha, 4) for alpha in alphas)})
+        if config.loss.class_alpha and len(config.loss.class_alpha) != classes:
+            raise ConfigError(
+                f"loss.class_alpha has {len(config.loss.class_alpha)} numbers for {classes} classes: give one for each "
+                f"of {', '.join(table.class_names)}, in this order"
+            )
         return config
     stored = checkpoint.read_run(folder)
     ignored = {*MAY_DIFFER_ON_RESUME, *(FITTED if config.anchors.auto else ())}
+    if config.loss.balance != "none":
+        ignored.update(BALANCED)
     for name, old, new in differences(stored.config, config):
         if name not in ignored:
             raise CheckpointError(

@@ -98,8 +98,9 @@ def normalised(sums: LossSums, config: Config, assigned: Tensor, images: int) ->
     """
     if config.loss.normaliser == "batch":
         return torch.stack([sums.classification.sum(), sums.box.sum()]) / assigned.clamp(min=1)
-    own = sums.positives.clamp(min=1)
-    return torch.stack([(sums.classification / own).sum(), (sums.box / own).sum()]) / images
+    classification = sums.classification / sums.counted.clamp(min=1)
+    box = sums.box / sums.positives.clamp(min=1)
+    return torch.stack([classification.sum(), box.sum()]) / images
 
 
 def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:

@@ -1,67 +1,310 @@
-"""The focal loss on logits, element by element: value and derivative (paper sections 3.1-3.2, appendix B).
+"""Classification losses on logits, element by element: value and derivative (paper sections 3.1-3.2, 5.1, appendices).
 
-    x_t = x if y = 1 else -x        p_t = sigmoid(x_t)        alpha_t = alpha if y = 1 else 1 - alpha
-    FL = -alpha_t (1 - p_t)^gamma log p_t
+    x_t = x if y = 1 else -x        p = sigmoid(x), p_t = sigmoid(x_t)        alpha_t = alpha if y = 1 else 1 - alpha
 
-alpha multiplies positives, so alpha < .5 weights them LESS than background: gamma already silences the background.
-gamma = 0 is alpha-balanced cross entropy. At gamma = 2 a logit with p_t = .9 costs 100 times less than under cross
-entropy, one with p_t <= .5 at most 4 times less.
+    CrossEntropy    CE   = -log p_t, or -alpha_t log p_t                                        equations 1, 3
+    Focal           FL   = -alpha_t (1 - p_t)^gamma log p_t                                     equations 4, 5
+    FocalStar       FL*  = -alpha_t log(sigmoid(gamma x_t + beta)) / gamma                      appendix A
+    Hinge                = max(0, margin - p_t)                                                 section 5.1
+    QualityFocal    QFL  = |q - p|^gamma (-q log p - (1 - q) log(1 - p))                        Li et al. 2020
+    Varifocal       VFL  = q (-q log p - (1 - q) log(1 - p)), -alpha p^gamma log(1 - p) at q = 0   Zhang et al. 2021
 
-Everything is computed in float32 whatever the dtype of the logits (float64 stays), from logsigmoid: finite, with a
-finite gradient, for |x| <= 1e4 and every gamma in 0 .. 5.
+alpha multiplies positives, so alpha < .5 weights them LESS than background: gamma already silences the background. A
+member is called with logits and targets of any shape; it needs no detector. A target is 1 foreground, 0 background, or
+between: for the first four it costs its share of either side, for the last two it is the quality that is predicted.
+
+Arithmetic is float32 whatever the dtype of the logits (float64 stays). Values and gradients are finite for |x| <= 1e4
+and every gamma in 0 .. 5: p_t - 1 and the power of a number near 0 never appear, and the derivative is written in
+closed form, not left to automatic differentiation, which multiplies inf by 0 there for gamma < 1.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
+from foveal.config import LossConfig
+from foveal.errors import ConfigError
 
-def focal_loss(logits: Tensor, targets: Tensor | float, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Element-wise focal loss, of the logits' shape, >= 0.
+Weight = float | tuple[float, ...]
+"""One number, or one for each class: the last dimension of the logits."""
 
-    targets: 1 foreground, 0 background, broadcastable; a soft target t costs t FL(y=1) + (1 - t) FL(y=-1).
-    focal_loss(log(9), 1) with the defaults: .25 x (1 - .9)^2 x -log .9 = .000263.
+
+class ClassificationLoss(ABC):
+    """A member of the family: callable on logits, with its derivative in closed form."""
+
+    def __call__(
+        self, logits: Tensor, targets: Tensor | float, weight: Tensor | float = 1.0, keep: Tensor | None = None
+    ) -> Tensor:
+        """Element-wise loss >= 0, float32 (float64 for float64 logits), of the logits' shape; differentiable once.
+
+        targets: 0 .. 1, broadcastable; no gradient flows to them. weight: factor, broadcastable. keep: bool,
+        broadcastable; elements that are not kept cost 0. Empty logits give an empty loss.
+        `Focal()(log(9), 1)` is .25 x (1 - .9)^2 x -log .9 = .000263.
+        """
+        elements = cast(Tensor, _Elementwise.apply(logits, targets, self))
+        if keep is not None:
+            elements = torch.where(keep, elements, 0.0)
+        return elements if isinstance(weight, float) and weight == 1.0 else elements * weight
+
+    def derivative(self, logits: Tensor, targets: Tensor | float) -> Tensor:
+        """d loss / d logit, element by element, in the loss's dtype and shape."""
+        return self._derivative(_float(logits), targets)
+
+    @abstractmethod
+    def _value(self, x: Tensor, targets: Tensor | float) -> Tensor: ...
+
+    @abstractmethod
+    def _derivative(self, x: Tensor, targets: Tensor | float) -> Tensor: ...
+
+
+class _Elementwise(torch.autograd.Function):
+    """A member's value, with its closed form as the gradient: only the logits are kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor | float, loss: ClassificationLoss) -> Tensor:
+        ctx.loss = loss
+        ctx.number = None if isinstance(targets, Tensor) else targets
+        ctx.save_for_backward(logits, *([targets] if isinstance(targets, Tensor) else []))
+        return loss._value(_float(logits), targets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, *soft = ctx.saved_tensors
+        slope = ctx.loss._derivative(_float(logits), soft[0] if soft else ctx.number)
+        # In float32 up to here: a loss scaler's factor is in `gradient`, and saves what float16 alone would lose.
+        return (slope * gradient).to(logits.dtype), None, None
+
+
+class _OfMargin(ClassificationLoss):
+    """What the paper compares: functions of x_t alone, weighted by alpha_t."""
+
+    def _value(self, x: Tensor, targets: Tensor | float) -> Tensor:
+        foreground, background = self._weights(x)
+        if not isinstance(targets, Tensor) and targets in (0, 1):
+            return foreground * self._of(x) if targets else background * self._of(-x)
+        return targets * foreground * self._of(x) + (1 - targets) * background * self._of(-x)
+
+    def _derivative(self, x: Tensor, targets: Tensor | float) -> Tensor:
+        foreground, background = self._weights(x)
+        if not isinstance(targets, Tensor) and targets in (0, 1):
+            return foreground * self._slope(x) if targets else -background * self._slope(-x)
+        return targets * foreground * self._slope(x) - (1 - targets) * background * self._slope(-x)
+
+    def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """alpha_t of foreground and of background."""
+        return 1.0, 1.0
+
+    @abstractmethod
+    def _of(self, x_t: Tensor) -> Tensor:
+        """The loss as a function of x_t, without alpha_t."""
+
+    @abstractmethod
+    def _slope(self, x_t: Tensor) -> Tensor:
+        """Its derivative with respect to x_t, <= 0."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy(_OfMargin):
+    """-log p_t, or with `alpha` the balanced -alpha_t log p_t (the paper's best: .75)."""
+
+    alpha: Weight | None = None
+
+    def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        return (1.0, 1.0) if self.alpha is None else _alpha_t(self.alpha, x)
+
+    def _of(self, x_t: Tensor) -> Tensor:
+        return -logsigmoid(x_t)
+
+    def _slope(self, x_t: Tensor) -> Tensor:
+        return -torch.sigmoid(-x_t)
+
+
+@dataclass(frozen=True)
+class Focal(_OfMargin):
+    """-alpha_t (1 - p_t)^gamma log p_t; gamma = 0 is balanced cross entropy.
+
+    At gamma = 2 a logit with p_t = .9 costs 100 times less than under cross entropy, with p_t <= .5 at most 4 times.
     """
-    return targets * foreground_loss(logits, alpha, gamma) + (1 - targets) * background_loss(logits, alpha, gamma)
+
+    alpha: Weight = 0.25
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        _refuse_unless(self.gamma >= 0, f"focal loss: gamma is {self.gamma:g}; give 0 (cross entropy) or more")
+
+    def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        return _alpha_t(self.alpha, x)
+
+    def _of(self, x_t: Tensor) -> Tensor:
+        if self.gamma == 0:
+            return -logsigmoid(x_t)
+        return torch.exp(self.gamma * logsigmoid(-x_t)) * -logsigmoid(x_t)
+
+    def _slope(self, x_t: Tensor) -> Tensor:
+        # Equation 10, (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1), with p_t - 1 written as -sigmoid(-x_t): the
+        # difference is off by 2.7 % in float32 at a background logit of -12.
+        modulator = torch.exp(self.gamma * logsigmoid(-x_t))
+        return modulator * (self.gamma * torch.sigmoid(x_t) * logsigmoid(x_t) - torch.sigmoid(-x_t))
 
 
-def foreground_loss(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """`focal_loss` where every target is 1."""
-    return alpha * _modulated_cross_entropy(_float(logits), gamma)
+@dataclass(frozen=True)
+class FocalStar(_OfMargin):
+    """-alpha_t log(sigmoid(gamma x_t + beta)) / gamma: gamma steepens the curve, beta shifts it (appendix A).
 
-
-def background_loss(logits: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """`focal_loss` where every target is 0."""
-    return (1 - alpha) * _modulated_cross_entropy(-_float(logits), gamma)
-
-
-def focal_gradient(logits: Tensor, targets: Tensor | float, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """The derivative of `focal_loss` with respect to the logits, in closed form (equation 10 of appendix B).
-
-    The paper's y alpha_t (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1), with p_t - 1 written as -sigmoid(-x_t): the
-    difference is off by 2.7 % in float32 at a background logit of -12.
+    The paper runs (gamma 2, beta 1) and (gamma 4, beta 0). gamma must be above 0.
     """
-    x = _float(logits)
-    foreground, background = _derivative(x, gamma), -_derivative(-x, gamma)
-    return targets * alpha * foreground + (1 - targets) * (1 - alpha) * background
+
+    alpha: Weight = 0.25
+    gamma: float = 2.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse_unless(self.gamma > 0, f"FL*: gamma is {self.gamma:g}, and the loss divides by it; give more than 0")
+
+    def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        return _alpha_t(self.alpha, x)
+
+    def _of(self, x_t: Tensor) -> Tensor:
+        return -logsigmoid(self.gamma * x_t + self.beta) / self.gamma
+
+    def _slope(self, x_t: Tensor) -> Tensor:
+        return -torch.sigmoid(-(self.gamma * x_t + self.beta))
 
 
-def _modulated_cross_entropy(x_t: Tensor, gamma: float) -> Tensor:
-    """(1 - p_t)^gamma (-log p_t)."""
-    cross_entropy = -logsigmoid(x_t)
-    if gamma == 0:
-        return cross_entropy
-    # As an exponential: where p_t rounds to 1 and gamma < 1 the slope of (1 - p_t)**gamma is inf, and inf x 0 is NaN.
-    return torch.exp(gamma * logsigmoid(-x_t)) * cross_entropy
+@dataclass(frozen=True)
+class Hinge(_OfMargin):
+    """max(0, margin - p_t): nothing above a p_t of `margin`, a straight line below.
+
+    The paper says that it was unstable and gives no number; the margin of .5 is ours.
+    """
+
+    margin: float = 0.5
+
+    def __post_init__(self) -> None:
+        _refuse_unless(0 < self.margin <= 1, f"hinge loss: margin is {self.margin:g}, a p_t; give more than 0, up to 1")
+
+    def _of(self, x_t: Tensor) -> Tensor:
+        return (self.margin - torch.sigmoid(x_t)).clamp(min=0)
+
+    def _slope(self, x_t: Tensor) -> Tensor:
+        p_t = torch.sigmoid(x_t)
+        return torch.where(p_t < self.margin, -p_t * torch.sigmoid(-x_t), 0.0)
 
 
-def _derivative(x_t: Tensor, gamma: float) -> Tensor:
-    """d/dx_t of (1 - p_t)^gamma (-log p_t)."""
-    modulator = torch.exp(gamma * logsigmoid(-x_t))
-    return modulator * (gamma * torch.sigmoid(x_t) * logsigmoid(x_t) - torch.sigmoid(-x_t))
+@dataclass(frozen=True)
+class QualityFocal(ClassificationLoss):
+    """|q - p|^gamma CE(p, q): a positive's target is the IoU of its predicted box (Generalized Focal Loss, eq. 3)."""
+
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        _refuse_unless(self.gamma >= 0, f"quality focal loss: gamma is {self.gamma:g}; give 0 (cross entropy) or more")
+
+    def _value(self, x: Tensor, targets: Tensor | float) -> Tensor:
+        return _distance(x, targets).abs().pow(self.gamma) * _soft_cross_entropy(x, targets)
+
+    def _derivative(self, x: Tensor, targets: Tensor | float) -> Tensor:
+        distance = _distance(x, targets)
+        size = distance.abs()
+        slope = -size.pow(self.gamma) * distance
+        if self.gamma == 0:
+            return slope
+        # d|q - p|^gamma / dx = -gamma |q - p|^(gamma - 1) sign(q - p) p (1 - p); at p = q its factor is taken as 0.
+        steepness = torch.where(size > 0, size.pow(self.gamma - 1), 0.0)
+        moving = -self.gamma * steepness * distance.sign() * torch.sigmoid(x) * torch.sigmoid(-x)
+        return slope + moving * _soft_cross_entropy(x, targets)
+
+
+@dataclass(frozen=True)
+class Varifocal(ClassificationLoss):
+    """Positives weigh by their target q, background by alpha p^gamma (VarifocalNet, equation 2; its alpha is .75)."""
+
+    alpha: float = 0.75
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        _refuse_unless(self.gamma >= 0, f"varifocal loss: gamma is {self.gamma:g}; give 0 or more")
+
+    @property
+    def _background(self) -> Focal:
+        return Focal(alpha=1 - self.alpha, gamma=self.gamma)
+
+    def _value(self, x: Tensor, targets: Tensor | float) -> Tensor:
+        background = self._background._value(x, 0.0)
+        if not isinstance(targets, Tensor) and targets == 0:
+            return background
+        soft = torch.as_tensor(targets, dtype=x.dtype, device=x.device)
+        return torch.where(soft > 0, soft * _soft_cross_entropy(x, soft), background)
+
+    def _derivative(self, x: Tensor, targets: Tensor | float) -> Tensor:
+        background = self._background._derivative(x, 0.0)
+        if not isinstance(targets, Tensor) and targets == 0:
+            return background
+        soft = torch.as_tensor(targets, dtype=x.dtype, device=x.device)
+        return torch.where(soft > 0, -soft * _distance(x, soft), background)
+
+
+def classification_loss(config: LossConfig) -> ClassificationLoss:
+    """The member that a config names; where `class_alpha` is given, with an alpha for each class."""
+    alpha: Weight = config.class_alpha or config.alpha
+    match config.name:
+        case "cross_entropy":
+            return CrossEntropy()
+        case "balanced_cross_entropy":
+            return CrossEntropy(alpha)
+        case "focal":
+            return Focal(alpha, config.gamma)
+        case "focal_star":
+            return FocalStar(alpha, config.gamma, config.beta)
+        case "hinge":
+            return Hinge(config.margin)
+        case "quality_focal":
+            return QualityFocal(config.gamma)
+        case "varifocal":
+            return Varifocal(config.alpha, config.gamma)
+
+
+def inverse_frequency_alpha(counts: Sequence[int], alpha: float) -> tuple[float, ...]:
+    """An alpha for each class, from how many objects each has: the odds alpha : 1 - alpha times mean count / count.
+
+    The factor stays within .1 .. 10, and is 10 for a class without objects. Counts of 300 and 100 at alpha .25 give the
+    odds 2/9 and 2/3, so .182 and .4.
+    """
+    mean = sum(counts) / max(1, len(counts))
+    factors = [min(10.0, max(0.1, mean / count)) if count else 10.0 for count in counts]
+    return tuple(alpha * factor / (alpha * factor + 1 - alpha) for factor in factors)
+
+
+def _alpha_t(alpha: Weight, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    if isinstance(alpha, tuple):
+        alpha_K = torch.tensor(alpha, dtype=x.dtype, device=x.device)
+        return alpha_K, 1 - alpha_K
+    return alpha, 1 - alpha
+
+
+def _distance(x: Tensor, q: Tensor | float) -> Tensor:
+    """q - p, exact to rounding at q = 0 and at q = 1, where the plain difference cancels."""
+    return q * torch.sigmoid(-x) - (1 - q) * torch.sigmoid(x)
+
+
+def _soft_cross_entropy(x: Tensor, q: Tensor | float) -> Tensor:
+    """-q log p - (1 - q) log(1 - p)."""
+    return -q * logsigmoid(x) - (1 - q) * logsigmoid(-x)
 
 
 def _float(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _refuse_unless(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)

@@ -1,10 +1,12 @@
 """The detector's loss: classification over all anchors that count, boxes over the assigned ones (paper section 4).
 
 Background is the default and objects are the exception, so no target tensor is built. The class loss is one pass over
-the logits as if every anchor were background, except that a place which is not is given a logit whose background loss
+the logits as if every anchor were background, except that an anchor which is not is given logits whose background loss
 is exactly 0; positives are then added from their own few logits. Outputs stay per level as the convolution left them.
+Only mining, which compares anchors of all levels, puts their losses (not their logits) side by side.
 
-Letters: B images, A anchors per cell, K classes, L levels, H W cells of a level, P positive anchors, I ignored ones.
+Letters: B images, N anchors of an image, A anchors per cell, K classes, L levels, H W cells of a level, P positive
+anchors, I ignored ones.
 """
 
 from __future__ import annotations
@@ -16,27 +18,31 @@ import torch
 from torch import Tensor
 
 from foveal.anchors import Anchors
-from foveal.boxes import encode
+from foveal.boxes import decode, paired_iou
 from foveal.config import LossConfig
 from foveal.detections import Batch
-from foveal.losses.boxes import smooth_l1
-from foveal.losses.classification import background_loss, foreground_loss
+from foveal.losses.boxes import box_loss
+from foveal.losses.classification import ClassificationLoss, classification_loss
+from foveal.losses.mining import keep_mask
 from foveal.matching import Match
 
 _SURELY_BACKGROUND = -1e4
-"""A logit with a background loss and a gradient of exactly 0 in float32, whatever gamma."""
+"""A logit with a background loss and a gradient of exactly 0 in float32, whatever the loss."""
 
 
 @dataclass(frozen=True)
 class LossSums:
     """Sums over the anchors of each image, not yet divided by anything: the normaliser is the caller's, and visible.
 
-    classification: [B] float32. box: [B] float32, without `box_weight`. positives: [B] float32, assigned anchors.
+    classification: [B] float32. box: [B] float32, without `box_weight`.
+    positives: [B] float32, assigned anchors that count in the box loss; what it is divided by.
+    counted: [B] float32, what the class loss is divided by: the positives, or under OHEM the anchors that were kept.
     """
 
     classification: Tensor
     box: Tensor
     positives: Tensor
+    counted: Tensor
 
 
 def detector_loss(
@@ -52,12 +58,14 @@ def detector_loss(
     logits: L of [B, A*K, H, W], channel a*K + k. deltas: L of [B, A*4, H, W], channel a*4 + (dx, dy, dw, dh).
     A batch without objects has a box loss of 0 that still leads back to every delta.
     """
-    classification_B = torch.zeros(len(batch), dtype=torch.float64, device=batch.boxes.device)
-    box_B = torch.zeros_like(classification_B)
-    for level in _levels(logits, deltas, anchors, match, batch):
-        classification_B = classification_B + _classification_sums(level, config)
-        box_B = box_B + _box_sums(level, config)
-    return LossSums(classification_B.float(), box_B.float(), match.positives_per_image().float())
+    loss = classification_loss(config)
+    levels = list(_levels(logits, deltas, anchors, match, batch))
+    if config.mining != "all":
+        return _mined(levels, loss, anchors, match, batch, config)
+    classification_B = torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
+    box_B = torch.stack([_box_sums(level, config) for level in levels]).sum(0)
+    positives_B = match.positives_per_image().float()
+    return LossSums(classification_B.float(), box_B.float(), positives_B, positives_B)
 
 
 def per_level_terms(
@@ -68,10 +76,11 @@ def per_level_terms(
     batch: Batch,
     config: LossConfig,
 ) -> list[tuple[int, str, Tensor]]:
-    """Every summand of `detector_loss` as (level, "classification" or "box", [B] float64): which one is not finite?"""
+    """Every summand, before mining, as (level, "classification" or "box", [B] float64): which one is not finite?"""
+    loss = classification_loss(config)
     terms = []
     for number, level in zip(anchors.levels, _levels(logits, deltas, anchors, match, batch), strict=True):
-        terms.append((number, "classification", _classification_sums(level, config)))
+        terms.append((number, "classification", _summed(_by_anchor_loss(level, loss, config))))
         terms.append((number, "box", _box_sums(level, config)))
     return terms
 
@@ -90,7 +99,8 @@ class _Level:
     """What one level's losses need.
 
     logits: [B, A, K, H*W], deltas: [B, A, 4, H*W], views of the head's outputs.
-    labels: [P] classes and targets: [P, 4] offsets of the `positive` anchors.
+    labels: [P] classes, boxes: [P, 4] objects and anchors: [P, 4] of the `positive` anchors, which are those of the
+    batch's that `on_level` marks.
     """
 
     logits: Tensor
@@ -98,7 +108,9 @@ class _Level:
     positive: _Places
     ignored: _Places
     labels: Tensor
-    targets: Tensor
+    boxes: Tensor
+    anchors: Tensor
+    on_level: Tensor
 
 
 def _levels(
@@ -106,10 +118,9 @@ def _levels(
 ) -> Iterator[_Level]:
     height, width = batch.images.shape[-2:]
     counts = anchors.level_counts(height, width)
-    anchors_N4 = anchors.boxes(height, width, batch.boxes.device)
     positive_anchor = match.positive % match.num_anchors
-    targets_P4 = encode(anchors_N4[positive_anchor], batch.boxes[match.object])
-    labels_P = batch.labels[match.object]
+    anchors_P4 = anchors.boxes(height, width, batch.boxes.device)[positive_anchor]
+    boxes_P4, labels_P = batch.boxes[match.object], batch.labels[match.object]
     first = 0
     for logits_BCHW, deltas_BCHW, count in zip(logits, deltas, counts, strict=True):
         on_level = (positive_anchor >= first) & (positive_anchor < first + count)
@@ -119,32 +130,93 @@ def _levels(
             positive=_places(match.positive[on_level], match.num_anchors, first, anchors.per_cell),
             ignored=_places(_within(match, first, count), match.num_anchors, first, anchors.per_cell),
             labels=labels_P[on_level],
-            targets=targets_P4[on_level],
+            boxes=boxes_P4[on_level],
+            anchors=anchors_P4[on_level],
+            on_level=on_level,
         )
         first += count
 
 
-def _classification_sums(level: _Level, config: LossConfig) -> Tensor:
-    """[B] float64."""
+def _by_anchor_loss(level: _Level, loss: ClassificationLoss, config: LossConfig) -> Tensor:
+    """[B, A, H*W] float32: class loss of each anchor, summed over the classes; 0 where ignored."""
     at, ignored = level.positive, level.ignored
-    own_logits = level.logits[at.image, at.anchor, level.labels, at.cell]
+    own_PK = level.logits[at.image, at.anchor, :, at.cell]
     elsewhere = level.logits.permute(0, 1, 3, 2)
     fill = elsewhere.new_full((), _SURELY_BACKGROUND)
     elsewhere = elsewhere.index_put((ignored.image, ignored.anchor, ignored.cell), fill)
-    elsewhere.index_put_((at.image, at.anchor, at.cell, level.labels), fill)
-    background = background_loss(elsewhere, config.alpha, config.gamma)
-    foreground = foreground_loss(own_logits, config.alpha, config.gamma)
-    # float32 within an anchor slot's map, float64 from there on.
-    sums_B = background.sum(2).double().sum((1, 2))
-    return sums_B.index_add(0, at.image, foreground.double())
+    elsewhere.index_put_((at.image, at.anchor, at.cell), fill)
+    background = loss(elsewhere, 0.0).sum(3)
+    positive_P = loss(own_PK, _targets(level, config)).sum(1)
+    return background.index_put((at.image, at.anchor, at.cell), positive_P, accumulate=True)
 
 
-def _box_sums(level: _Level, config: LossConfig) -> Tensor:
-    """[B] float64."""
+def _targets(level: _Level, config: LossConfig) -> Tensor:
+    """[P, K] what the logits of the positive anchors should say."""
+    classes = level.logits.shape[2]
+    own_P: Tensor | float = 1.0
+    if config.name in ("quality_focal", "varifocal"):
+        own_P = paired_iou(decode(level.anchors, _own_deltas(level).detach()), level.boxes)[:, None]
+    targets = torch.zeros(len(level.labels), classes, device=level.labels.device)
+    targets.scatter_(1, level.labels[:, None], own_P)
+    return targets * (1 - config.label_smoothing) + config.label_smoothing / classes
+
+
+def _box_sums(level: _Level, config: LossConfig, keep_P: Tensor | None = None) -> Tensor:
+    """[B] float64 over the positive anchors of a level, or over those of the batch's that are kept."""
+    loss_P = box_loss(_own_deltas(level), level.anchors, level.boxes, config).double()
+    if keep_P is not None:
+        loss_P = torch.where(keep_P[level.on_level], loss_P, 0.0)
+    return loss_P.new_zeros(len(level.deltas)).index_add(0, level.positive.image, loss_P)
+
+
+def _mined(
+    levels: Sequence[_Level],
+    loss: ClassificationLoss,
+    anchors: Anchors,
+    match: Match,
+    batch: Batch,
+    config: LossConfig,
+) -> LossSums:
+    """The sums over the anchors that mining keeps."""
+    losses = [_by_anchor_loss(level, loss, config) for level in levels]
+    flat_BN = torch.cat([_flat(level) for level in losses], 1)
+    height, width = batch.images.shape[-2:]
+    keep_BN = keep_mask(
+        flat_BN.detach(),
+        _marked(match.positive, flat_BN),
+        ~_marked(match.ignored, flat_BN),
+        anchors.boxes(height, width, batch.boxes.device),
+        config,
+    )
+    keep_P = keep_BN.flatten()[match.positive]
+    images_P = match.positive // match.num_anchors
+    positives_B = torch.zeros(len(batch), device=flat_BN.device).index_add(0, images_P, keep_P.float())
+    classification_B = torch.where(keep_BN, flat_BN, 0.0).sum(1, dtype=torch.float64)
+    box_B = torch.stack([_box_sums(level, config, keep_P) for level in levels]).sum(0)
+    counted_B = positives_B if config.mining == "ssd" else keep_BN.sum(1).float()
+    return LossSums(classification_B.float(), box_B.float(), positives_B, counted_B)
+
+
+def _summed(loss_BAX: Tensor) -> Tensor:
+    """[B] float64; float32 within an anchor, float64 over them."""
+    return loss_BAX.sum((1, 2), dtype=torch.float64)
+
+
+def _flat(loss_BAX: Tensor) -> Tensor:
+    """[B, A, H*W] to [B, H*W*A], the anchors' order."""
+    return loss_BAX.transpose(1, 2).flatten(1)
+
+
+def _marked(indices: Tensor, like_BN: Tensor) -> Tensor:
+    marked = torch.zeros(like_BN.numel(), dtype=torch.bool, device=like_BN.device)
+    marked[indices] = True
+    return marked.view_as(like_BN)
+
+
+def _own_deltas(level: _Level) -> Tensor:
+    """[P, 4] offsets that the head predicts at the positive anchors."""
     at = level.positive
-    error_P4 = level.deltas[at.image, at.anchor, :, at.cell].float() - level.targets
-    loss_P = smooth_l1(error_P4, config.beta).sum(1, dtype=torch.float64)
-    return loss_P.new_zeros(len(level.deltas)).index_add(0, at.image, loss_P)
+    return level.deltas[at.image, at.anchor, :, at.cell].float()
 
 
 def _by_anchor(output_BCHW: Tensor, per_cell: int) -> Tensor:
