@@ -113,10 +113,14 @@ def test_a_file_without_rows_is_told(tmp_path: Path, text: str):
     assert faults(read(tmp_path, text)) == [("", "", "the file has no rows")]
 
 
-def test_a_missing_picture_is_told_once_and_left_out(tmp_path: Path):
+def test_a_missing_picture_is_told_once_and_its_faulty_boxes_are_told_too(tmp_path: Path):
     table = read(tmp_path, "a.png,1.5,2,30,40,cat\ngone.png,1,2,3,4,cat\ngone.png,3,2,1,4,cat\n")
     assert read_back(table) == ONE
-    assert [Path(told.file).name for told in table.problems] == ["gone.png"]
+    told = [(Path(problem.file).name, problem.where, problem.problem) for problem in table.problems]
+    assert told == [
+        ("gone.png", "", "the picture cannot be read (No such file or directory)"),
+        ("labels.csv", "line 3", "the box is inverted: it ends before it starts (gone.png, size unknown)"),
+    ]
 
 
 def test_an_absolute_path_inside_the_folder_is_taken(tmp_path: Path):

@@ -26,6 +26,8 @@ LARGEST_SIDE = 4.0
 """Sides of the picture that a box may span: labels of cut-off objects exceed it, but not so far."""
 LARGEST_COORDINATE = 1e6
 """Pixels; no picture is that large."""
+ANY_SIDE = 1000.0
+"""Pixels of a side that is not known: what is inverted or empty there is so in every picture."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,13 @@ class Labels:
         rows = np.array(self._rows, dtype=np.int64)
         written_G4 = np.array(self._boxes, dtype=np.float64).reshape(-1, 4)
         sizes_G2 = sizes_I2[rows].astype(np.float64)
+        known_G1 = readable[rows][:, None]
         with np.errstate(all="ignore"):
-            fault, boxes_G4 = check_boxes(self.form.to_xyxy(written_G4, sizes_G2), sizes_G2)
-        fault[~readable[rows]] = 0
+            xyxy_G4 = self.form.to_xyxy(written_G4, np.where(known_G1, sizes_G2, ANY_SIDE))
+            fault, boxes_G4 = check_boxes(xyxy_G4, np.where(known_G1, sizes_G2, 0))
         fatal = np.array([False] + [f.fatal for f in BOX_FAULTS])
+        # A box whose picture cannot be read is left out, but told if it is at fault in every picture.
+        fault[~readable[rows] & ~fatal[fault]] = 0
         for index in np.flatnonzero(fault).tolist():
             self._report(index, BOX_FAULTS[fault[index] - 1], paths, written_G4, sizes_I2)
         kept = readable[rows] & ~fatal[fault]
@@ -224,5 +229,6 @@ class Labels:
         file, where = self.place(row, self._numbers[index])
         height, width = sizes[row].tolist()
         value = "[" + ", ".join(f"{number:.7g}" for number in boxes[index].tolist()) + "]"
-        problem = f"{fault.problem} ({paths[row]}, {width} x {height})"
+        size = f"{width} x {height}" if width and height else "size unknown"
+        problem = f"{fault.problem} ({paths[row]}, {size})"
         self.problem(file, where, self.form.field, value, problem, fault.fix, fault.fatal)
