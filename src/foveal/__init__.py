@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveal.analysis.hard_examples import mine
     from foveal.config import Config, load_config, preset
     from foveal.data.detect import read_data
     from foveal.detections import Batch, Detections, Objects
@@ -39,6 +40,7 @@ _HOMES = {
     "inspect": "foveal.engine.inspect",
     "load": "foveal.engine.predict",
     "load_config": "foveal.config",
+    "mine": "foveal.analysis.hard_examples",
     "preset": "foveal.config",
     "read_data": "foveal.data.detect",
     "train": "foveal.engine.train",
@@ -56,6 +58,7 @@ __all__ = [
     "inspect",
     "load",
     "load_config",
+    "mine",
     "preset",
     "read_data",
     "train",

@@ -212,12 +212,56 @@ class Predict:
         return 1 if summary.failed else 0
 
 
+@dataclass
+class Mine:
+    """Rank what a run finds hard, and tell labels that are probably wrong from objects that are merely hard.
+
+    Writes ranked tables of doubtful labels, objects, background regions and pictures, and a sheet of the most doubtful
+    labels, into --out. With --retrain it then trains on, with the hardest pictures more often.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train`."""
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """Folder of pictures and labels, or a label file."""
+    out: Path = Path("mined")
+    """Folder for the tables and the sheet."""
+    split: str = "train"
+    """Split to look at."""
+    top: int = 100
+    """Pictures that count as the hardest."""
+    sheet: int = 36
+    """Doubtful labels on the sheet; 0 draws none."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+    retrain: Path | None = None
+    """Folder of a new run that starts from RUN and sees the hardest pictures more often."""
+    steps: int = 0
+    """Steps of that run; 0 means a quarter of RUN's."""
+
+    def run(self) -> int:
+        from foveal.analysis.hard_examples import mine
+        from foveal.analysis.mined_files import as_text, summary, write_mined
+        from foveal.analysis.retraining import retrain
+
+        with _bar("mining") as progress:
+            mined = mine(self.run_folder, self.data, self.split, progress=progress)
+        folder = write_mined(mined, self.out, self.top, self.sheet)
+        print(json.dumps(summary(mined), indent=1, ensure_ascii=False) if self.json else as_text(mined))
+        print(f"tables and sheet: {folder}", file=sys.stderr)
+        if self.retrain is not None:
+            trained = retrain(self.run_folder, self.data, self.retrain, folder / "hardest.txt", self.steps)
+            print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.data}", file=sys.stderr)
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "inspect": Inspect,
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "mine": Mine,
 }
 
 

@@ -181,6 +181,10 @@ class DataConfig(Group):
     """Probability of a random crop holding 30 to 100 % of each side."""
     workers: NonNegativeInt = 2
     """Processes that read pictures; 0 reads them in the training process. Never changes the result."""
+    oversample: str = ""
+    """File with a picture's path a line, such as hardest.txt of `foveal mine`: these are seen more often."""
+    oversample_times: Annotated[int, Field(ge=2)] = 3
+    """How often as often."""
     skip_bad: bool = False
     """Train without the pictures and boxes that `inspect` complains of, instead of refusing."""
     max_pixels: PositiveInt = 100_000_000

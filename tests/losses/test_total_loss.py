@@ -17,7 +17,7 @@ from foveal.detections import Batch, Objects
 from foveal.losses.boxes import box_loss
 from foveal.losses.classification import classification_loss
 from foveal.losses.mining import keep_mask
-from foveal.losses.total import LossSums, detector_loss, per_level_terms
+from foveal.losses.total import LossSums, anchor_losses, detector_loss, per_level_terms
 from foveal.matching import Match, match
 
 K = 3
@@ -242,3 +242,21 @@ def test_neither_layout_is_copied_before_it_is_used() -> None:
     for channels_last in (False, True):
         x = case(ONE, channels_last=channels_last).logits[0]
         assert x.flatten(2).unflatten(1, (9, -1)).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("settings", [{}, {"name": "quality_focal"}, {"box": "giou"}], ids=str)
+def test_the_losses_of_single_anchors_add_up_to_the_sums(settings: dict[str, object]) -> None:
+    config = LossConfig(**settings)
+    of = case(OBJECTS, Objects.empty(), ONE)
+    sums = of.sums(config)
+    classification, box = anchor_losses(of.logits, of.deltas, PAPER, of.match, of.batch, config)
+    assert classification.shape == (3, of.match.num_anchors)
+    assert_close(classification.sum(1), sums.classification)
+    assert torch.equal(classification.flatten()[of.match.ignored], torch.zeros(len(of.match.ignored)))
+    by_image = torch.zeros(3).index_add(0, of.match.positive // of.match.num_anchors, box.detach())
+    assert_close(by_image, sums.box.detach())
+    # The first positive anchor's own loss stands at its own place.
+    dense_classification, dense_box = dense(of, config)
+    at = of.match.positive
+    assert_close(classification.flatten()[at].double(), dense_classification.flatten()[at], rtol=1e-5, atol=1e-7)
+    assert_close(box.double(), dense_box.flatten()[at], rtol=1e-5, atol=1e-6)

@@ -28,7 +28,28 @@ def training_table(data: Path, config: Config, reporter: Reporter) -> Table:
             f"{data}: its split {config.data.train_split!r} has no picture to train on; check the folder with "
             "`foveal inspect`, or name another split with --data.train-split"
         )
-    return table
+    return oversampled(table, config.data, reporter.say) if config.data.oversample else table
+
+
+def oversampled(table: Table, data: DataConfig, say: Callable[[str], None]) -> Table:
+    """The table with the pictures that the file `data.oversample` names `data.oversample_times` times.
+
+    The copies stand at the end, each with random draws of its own. UsageError if the file names a picture that the
+    split does not have.
+    """
+    try:
+        wanted = {line for line in Path(data.oversample).read_text(encoding="utf-8").splitlines() if line.strip()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"data.oversample {data.oversample}: cannot be read ({error}); give a text file") from None
+    row_of = {table.relative_path(row): row for row in range(len(table))}
+    if unknown := sorted(wanted - row_of.keys()):
+        raise UsageError(
+            f"data.oversample {data.oversample}: split {table.split!r} has no picture {unknown[0]!r}"
+            f"{f' (nor {len(unknown) - 1} more)' if len(unknown) > 1 else ''}; write paths relative to {table.root}"
+        )
+    copied = sorted(row_of[path] for path in wanted)
+    say(f"{len(copied)} pictures are seen {data.oversample_times} times as often ({data.oversample})")
+    return table.select([*range(len(table)), *copied * (data.oversample_times - 1)])
 
 
 def validation_table(data: Path, config: Config, training: Table, reporter: Reporter) -> Table | None:

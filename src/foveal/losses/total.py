@@ -68,6 +68,27 @@ def detector_loss(
     return LossSums(classification_B.float(), box_B.float(), positives_B, positives_B)
 
 
+def anchor_losses(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    anchors: Anchors,
+    match: Match,
+    batch: Batch,
+    config: LossConfig,
+) -> tuple[Tensor, Tensor]:
+    """The summands of `detector_loss` before mining: [B, N] class loss of anchors, 0 where ignored; [P] box loss.
+
+    P are the positive anchors in the order of `match.positive`. Both float32.
+    """
+    loss = classification_loss(config)
+    levels = list(_levels(logits, deltas, anchors, match, batch))
+    classification_BN = torch.cat([_flat(_by_anchor_loss(level, loss, config)) for level in levels], 1)
+    box_P = classification_BN.new_zeros(len(match.positive))
+    for level in levels:
+        box_P = box_P.masked_scatter(level.on_level, _box_losses(level, config))
+    return classification_BN, box_P
+
+
 def per_level_terms(
     logits: Sequence[Tensor],
     deltas: Sequence[Tensor],
@@ -163,10 +184,15 @@ def _targets(level: _Level, config: LossConfig) -> Tensor:
 
 def _box_sums(level: _Level, config: LossConfig, keep_P: Tensor | None = None) -> Tensor:
     """[B] float64 over the positive anchors of a level, or over those of the batch's that are kept."""
-    loss_P = box_loss(_own_deltas(level), level.anchors, level.boxes, config).double()
+    loss_P = _box_losses(level, config).double()
     if keep_P is not None:
         loss_P = torch.where(keep_P[level.on_level], loss_P, 0.0)
     return loss_P.new_zeros(len(level.deltas)).index_add(0, level.positive.image, loss_P)
+
+
+def _box_losses(level: _Level, config: LossConfig) -> Tensor:
+    """[P] of a level's positive anchors."""
+    return box_loss(_own_deltas(level), level.anchors, level.boxes, config)
 
 
 def _mined(

@@ -1,0 +1,31 @@
+"""Training on with the hardest pictures more often: the other half of mining."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from foveal.engine.checkpoint import RunInfo, read_run
+from foveal.engine.train import train
+
+
+def retrain(
+    run: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    hardest: str | os.PathLike[str],
+    steps: int = 0,
+) -> RunInfo:
+    """A new run in `out`, from `run`'s weights with its settings, that sees the pictures of a file more often.
+
+    hardest: a path a line, as `write_mined` writes them. steps: default a quarter of the run's.
+    """
+    info = read_run(run)
+    settings = {
+        "data.oversample": str(Path(hardest)),
+        "train.steps": steps or max(1, info.config.train.steps // 4),
+        "train.minutes": 0.0,
+        "anchors.auto": False,
+        "loss.balance": "none",
+    }
+    return train(data, out, config=info.config, settings=settings, weights=run)
