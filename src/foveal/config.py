@@ -220,7 +220,7 @@ class TrainConfig(Group):
     lr_batch: NonNegativeInt = 16
     """Batch size that `lr` is meant for; lr is scaled by batch_size / lr_batch (its root for adamw). 0: unscaled."""
     backbone_lr: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
-    """Factor on the learning rate of the backbone."""
+    """Factor on the learning rate of the backbone: below 1 keeps what a pretrained one knows."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD; first beta of AdamW."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4

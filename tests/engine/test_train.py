@@ -471,3 +471,13 @@ def _fresh_weights(config: Path) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         return build_model(settings, 10).state_dict()
+
+
+def test_a_backbone_from_nothing_that_is_held_back_is_told(scenes, tmp_path):
+    notes, full = Notes(), Notes()
+    config = tiny(train__steps=1, train__evaluate_every=1)
+    train(scenes, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    assert any("the backbone starts from nothing, yet learns at 0.2 of the rate" in line for line in notes.lines)
+    config = config.with_changes({"train.backbone_lr": 1.0})
+    train(scenes, tmp_path / "full", config=config, device="cpu", reporter=full)
+    assert not any("from nothing" in line for line in full.lines)

@@ -106,6 +106,7 @@ class Trainer:
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         snapshot = snapshot_to_resume(folder, resume)
         source = checkpoint.read_run(weights) if weights is not None else None
+        self.starts_from_a_run = source is not None
         if source is not None:
             config = with_architecture_of(source, config, reporter)
         self.table = training_table(data, config, reporter)
@@ -233,6 +234,11 @@ class Trainer:
             f"learning rate {base_lr(train):.3g} for {train.batch_size} pictures a step "
             f"({train.lr:g} is meant for {train.lr_batch or train.batch_size}); device {self.device}"
         )
+        if self.config.model.weights == "none" and train.backbone_lr < 1 and not self.starts_from_a_run:
+            self.reporter.say(
+                f"the backbone starts from nothing, yet learns at {train.backbone_lr:g} of the rate, which is meant for "
+                "pretrained ones; set train.backbone_lr to 1"
+            )
         images, shape = self._micro_batch, max(batches.shapes, key=math.prod)
         blank = Batch.pack([torch.zeros(3, *shape, dtype=torch.uint8)] * images, [table.objects(0)] * images)
         needed = check_memory(self.model, self.config, images, shape, lambda: self._try_step(blank))
