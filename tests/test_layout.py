@@ -23,6 +23,7 @@ engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.in
 engine.usable engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
 engine.preparation engine.budget engine.train engine.demo
 analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
+analysis.bootstrapping
 commands cli
 """.split()
 

@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveal.analysis.bootstrapping import bootstrap
     from foveal.analysis.hard_examples import mine
     from foveal.config import Config, load_config, preset
     from foveal.data.detect import read_data
@@ -36,6 +37,7 @@ _HOMES = {
     "Evaluation": "foveal.engine.evaluate",
     "FovealError": "foveal.errors",
     "Objects": "foveal.detections",
+    "bootstrap": "foveal.analysis.bootstrapping",
     "evaluate": "foveal.engine.evaluate",
     "inspect": "foveal.engine.inspect",
     "load": "foveal.engine.predict",
@@ -54,6 +56,7 @@ __all__ = [
     "Evaluation",
     "FovealError",
     "Objects",
+    "bootstrap",
     "evaluate",
     "inspect",
     "load",

@@ -28,6 +28,7 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
   evaluate   COCO and VOC numbers of a run, or of a file of detections
   predict    find objects in pictures, folders and videos
   mine       rank what a run finds hard, and labels that are probably wrong
+  bootstrap  label more pictures with a run, and train on both
 
   foveal train data/cells --preset light --out runs/cells
   foveal evaluate runs/cells data/cells --split test

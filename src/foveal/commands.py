@@ -255,6 +255,43 @@ class Mine:
         return 0
 
 
+@dataclass
+class Bootstrap:
+    """Label more pictures with a run: what it is sure of becomes labels, what it doubts becomes regions to ignore.
+
+    Writes the labelled data and the new pictures as one data set, whose training split holds both. With --retrain it
+    trains on it, from RUN's weights.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train`."""
+    unlabelled: Annotated[Positional[tuple[str, ...]], arg(metavar="UNLABELLED")]
+    """Pictures without labels: files, folders, globs."""
+    into: Path
+    """Folder of the new data set."""
+    data: Path | None = None
+    """The labelled data; default: what RUN was trained on."""
+    doubtful: float = 0.5
+    """Detections from this share of their class's threshold are ignored rather than taken as background; 1: none."""
+    retrain: Path | None = None
+    """Folder of a new run on the new data set."""
+
+    def run(self) -> int:
+        from foveal.analysis.bootstrapping import bootstrap, train_on
+
+        with _bar("labelling") as progress:
+            done = bootstrap(
+                self.run_folder, self.unlabelled, self.into, self.data, doubtful=self.doubtful, progress=progress
+            )
+        print(done)
+        if self.retrain is not None:
+            trained = train_on(self.run_folder, self.into, self.retrain)
+            print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.into}")
+        else:
+            print(f"{self.into}: written; next: foveal train {self.into} --weights {self.run_folder} --out RUN2")
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "inspect": Inspect,
@@ -262,6 +299,7 @@ COMMANDS: dict[str, type] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "mine": Mine,
+    "bootstrap": Bootstrap,
 }
 
 

@@ -44,8 +44,8 @@ def decode(
     threshold = logit(config.score_threshold if score_threshold is None else score_threshold)
     rule = _Rule(threshold, config.candidates_per_level, padding_answers)
     anchors_L = anchors.levels_of(*shape, outputs.logits[0].device)
-    logits_L = [_by_anchor(level, anchors.per_cell) for level in outputs.logits]
-    deltas_L = [_by_anchor(level, anchors.per_cell) for level in outputs.deltas]
+    logits_L = [by_anchor(level, anchors.per_cell) for level in outputs.logits]
+    deltas_L = [by_anchor(level, anchors.per_cell) for level in outputs.deltas]
     decoded = []
     for image, (height, width) in enumerate(sizes_B2.tolist()):
         candidates = [
@@ -98,7 +98,7 @@ def _best(logits_X: Tensor, limit: int) -> Tensor:
     return reached[logits_X[reached].argsort(descending=True, stable=True)[:limit]]
 
 
-def _by_anchor(output_BCHW: Tensor, per_cell: int) -> Tensor:
+def by_anchor(output_BCHW: Tensor, per_cell: int) -> Tensor:
     """[B, H*W*A, C / A] float32 in flat order; a view where the convolution left channels last."""
     rows = output_BCHW.float().permute(0, 2, 3, 1)
     return rows.reshape(len(rows), -1, output_BCHW.shape[1] // per_cell)

@@ -21,7 +21,7 @@ from foveal.boxes import clip
 from foveal.data.detect import read_data
 from foveal.data.loader import eval_batches
 from foveal.data.table import Table
-from foveal.decoding import Found, decode
+from foveal.decoding import Found, by_anchor, decode
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import read_run
 from foveal.engine.predict import Detector, load
@@ -195,7 +195,7 @@ def _looked_at(detector: Detector, batch: Batch) -> Iterator[_Looked]:
     background_BN.view(-1)[torch.cat([matched.positive, matched.ignored])] = False
     wanted_B = torch.full((len(batch),), REGIONS, device=class_BN.device)
     hardest_BN = hardest_apart(class_BN, background_BN, anchors_N4, wanted_B, REGION_NMS)
-    logits_BNK = _by_anchor(outputs.logits, anchors.per_cell)
+    logits_BNK = torch.cat([by_anchor(level, anchors.per_cell) for level in outputs.logits], 1)
 
     first = 0
     counts = torch.bincount(batch.image_index, minlength=len(batch)).tolist()
@@ -265,12 +265,6 @@ def _background(found: _Looked, picture: str, names: tuple[str, ...]) -> list[Ha
         HardBackground(found.row, picture, loss, _scaled(box, found.scale), names[label], score)
         for box, loss, score, label in columns
     ]
-
-
-def _by_anchor(logits: tuple[Tensor, ...], per_cell: int) -> Tensor:
-    """[B, N, K] in the anchors' order."""
-    rows = [x.permute(0, 2, 3, 1).reshape(len(x), -1, x.shape[1] // per_cell) for x in logits]
-    return torch.cat(rows, 1)
 
 
 def _scaled(box: list[float] | Box, scale: Tensor) -> Box:

@@ -66,21 +66,17 @@ def suspects(objects: Objects, boxes_D4: Tensor, scores_D: Tensor, labels_D: Ten
     regions are never suspects, and explain the detections in them. A detection of score .9 far from all labels gives a
     missing label with a suspicion of .9; a label that no detection touches has 1.
     """
-    claimed_G = _claims(objects, boxes_D4, labels_D)
+    iou_GD = iou(objects.boxes, boxes_D4)
+    claimed_G = _claims(objects, labels_D, iou_GD)
     free_D = torch.ones(len(boxes_D4), dtype=torch.bool)
     free_D[claimed_G[claimed_G >= 0]] = False
-    iou_GD = iou(objects.boxes, boxes_D4)
-    found = []
-    for label in (~objects.crowd).nonzero().squeeze(1).tolist():
-        suspect = _of_label(label, objects, boxes_D4, scores_D, labels_D, iou_GD[label], int(claimed_G[label]), free_D)
-        if suspect is not None:
-            found.append(suspect)
-    return found + _missing(objects, boxes_D4, scores_D, labels_D, iou_GD, free_D)
+    evidence = _Evidence(objects, boxes_D4, scores_D, labels_D, iou_GD, claimed_G, free_D)
+    of_labels = [evidence.against(label) for label in (~objects.crowd).nonzero().squeeze(1).tolist()]
+    return [suspect for suspect in of_labels if suspect is not None] + evidence.unexplained()
 
 
-def _claims(objects: Objects, boxes_D4: Tensor, labels_D: Tensor) -> Tensor:
+def _claims(objects: Objects, labels_D: Tensor, iou_GD: Tensor) -> Tensor:
     """[G] the detection that finds each label, -1 for none: best detection first, its best free label first."""
-    iou_GD = iou(objects.boxes, boxes_D4)
     possible_GD = (objects.labels[:, None] == labels_D) & (iou_GD >= SAME_PLACE) & ~objects.crowd[:, None]
     claimed_G = torch.full((len(objects.labels),), -1)
     for detection in possible_GD.any(0).nonzero().squeeze(1).tolist():
@@ -91,65 +87,75 @@ def _claims(objects: Objects, boxes_D4: Tensor, labels_D: Tensor) -> Tensor:
     return claimed_G
 
 
-def _of_label(
-    label: int,
-    objects: Objects,
-    boxes_D4: Tensor,
-    scores_D: Tensor,
-    labels_D: Tensor,
-    iou_D: Tensor,
-    claim: int,
-    free_D: Tensor,
-) -> Suspect | None:
-    """What is wrong with a label, if anything; the detection that speaks against it is taken out of `free_D`."""
-    own = float(scores_D[claim]) if claim >= 0 else 0.0
-    same_class_D = labels_D == objects.labels[label]
+@dataclass
+class _Evidence:
+    """Labels and detections of one picture. free_D: detections that find no label and speak against none yet."""
 
-    def suspect(kind: Kind, suspicion: float, by: int | None) -> Suspect:
+    objects: Objects
+    boxes_D4: Tensor
+    scores_D: Tensor
+    labels_D: Tensor
+    iou_GD: Tensor
+    claimed_G: Tensor
+    free_D: Tensor
+
+    def against(self, label: int) -> Suspect | None:
+        """What is wrong with a label, if anything; the detection that speaks against it is free no longer."""
+        iou_D, claim = self.iou_GD[label], int(self.claimed_G[label])
+        own = float(self.scores_D[claim]) if claim >= 0 else 0.0
+        same_class_D = self.labels_D == self.objects.labels[label]
+        other = _best(self.scores_D, self.free_D & ~same_class_D & (iou_D >= SAME_PLACE))
+        if other is not None and self.scores_D[other] > own:
+            return self._suspect("wrong class", float(self.scores_D[other]) * (1 - own), label, other)
+        if claim >= 0:
+            overlap = float(iou_D[claim])
+            return None if overlap >= LEAST_TIGHT else self._suspect("loose box", own * (1 - overlap), label, claim)
+        seen = float(torch.where(iou_D >= TOUCHED, self.scores_D, 0.0).amax()) if len(iou_D) else 0.0
+        beside = _best(self.scores_D, self.free_D & same_class_D & (iou_D >= NEARBY))
+        if beside is not None and self.scores_D[beside] >= CONFIDENT:
+            elsewhere = float(self.scores_D[beside] * (1 - iou_D[beside]))
+            return self._suspect("loose box", max(elsewhere, 1 - seen), label, beside)
+        return self._suspect("label without object", 1 - seen, label, None)
+
+    def _suspect(self, kind: Kind, suspicion: float, label: int, by: int | None) -> Suspect:
         if by is not None:
-            free_D[by] = False
+            self.free_D[by] = False
         return Suspect(
             kind=kind,
             suspicion=suspicion,
-            box=_tuple(objects.boxes[label]),
-            found=None if by is None else _tuple(boxes_D4[by]),
+            box=_tuple(self.objects.boxes[label]),
+            found=None if by is None else _tuple(self.boxes_D4[by]),
             object=label,
-            labelled=int(objects.labels[label]),
-            predicted=-1 if by is None else int(labels_D[by]),
-            score=0.0 if by is None else float(scores_D[by]),
-            iou=0.0 if by is None else float(iou_D[by]),
+            labelled=int(self.objects.labels[label]),
+            predicted=-1 if by is None else int(self.labels_D[by]),
+            score=0.0 if by is None else float(self.scores_D[by]),
+            iou=0.0 if by is None else float(self.iou_GD[label, by]),
         )
 
-    other = _best(scores_D, free_D & ~same_class_D & (iou_D >= SAME_PLACE))
-    if other is not None and scores_D[other] > own:
-        return suspect("wrong class", float(scores_D[other]) * (1 - own), other)
-    if claim >= 0:
-        overlap = float(iou_D[claim])
-        return None if overlap >= LEAST_TIGHT else suspect("loose box", own * (1 - overlap), claim)
-    seen = float(torch.where(iou_D >= TOUCHED, scores_D, 0.0).amax()) if len(iou_D) else 0.0
-    beside = _best(scores_D, free_D & same_class_D & (iou_D >= NEARBY))
-    if beside is not None and scores_D[beside] >= CONFIDENT:
-        return suspect("loose box", max(float(scores_D[beside] * (1 - iou_D[beside])), 1 - seen), beside)
-    return suspect("label without object", 1 - seen, None)
-
-
-def _missing(
-    objects: Objects, boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou_GD: Tensor, free_D: Tensor
-) -> list[Suspect]:
-    """Detections that nothing explains: no label of their class, no crowd, nor a better detection in their place."""
-    same_GD = objects.labels[:, None] == labels_D
-    explained_D = torch.where(same_GD | objects.crowd[:, None], iou_GD, 0.0)
-    nearest_D = explained_D.amax(0) if len(objects.labels) else torch.zeros(len(boxes_D4))
-    overlap_D = iou_GD.amax(0) if len(objects.labels) else torch.zeros(len(boxes_D4))
-    found = []
-    for index in (free_D & (overlap_D < SAME_PLACE)).nonzero().squeeze(1).tolist():
-        score, overlap = float(scores_D[index]), float(nearest_D[index])
-        box = _tuple(boxes_D4[index])
-        suspicion = score * (1 - overlap)
-        found.append(
-            Suspect("missing label", suspicion, box, box, -1, -1, int(labels_D[index]), score, float(overlap_D[index]))
-        )
-    return found
+    def unexplained(self) -> list[Suspect]:
+        """Detections that nothing explains: no label in their place, no crowd, and none of their class that is near."""
+        none_D = torch.zeros(len(self.boxes_D4))
+        has_labels = len(self.objects.labels) > 0
+        explains_GD = (self.objects.labels[:, None] == self.labels_D) | self.objects.crowd[:, None]
+        nearest_D = torch.where(explains_GD, self.iou_GD, 0.0).amax(0) if has_labels else none_D
+        overlap_D = self.iou_GD.amax(0) if has_labels else none_D
+        found = []
+        for index in (self.free_D & (overlap_D < SAME_PLACE)).nonzero().squeeze(1).tolist():
+            score, box = float(self.scores_D[index]), _tuple(self.boxes_D4[index])
+            found.append(
+                Suspect(
+                    kind="missing label",
+                    suspicion=score * (1 - float(nearest_D[index])),
+                    box=box,
+                    found=box,
+                    object=-1,
+                    labelled=-1,
+                    predicted=int(self.labels_D[index]),
+                    score=score,
+                    iou=float(overlap_D[index]),
+                )
+            )
+        return found
 
 
 def _best(scores_D: Tensor, possible_D: Tensor) -> int | None:

@@ -1,0 +1,152 @@
+"""Labels from a run: what becomes a label, what is ignored, what is left alone; whole on the disk or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from foveal.analysis import bootstrapping
+from foveal.analysis.bootstrapping import bootstrap, class_thresholds
+from foveal.cli import main
+from foveal.data.detect import read_data
+from foveal.data.scenes import write_scenes
+from foveal.engine.checkpoint import read_run
+from foveal.engine.predict import load
+from foveal.engine.train import train
+from foveal.errors import UsageError
+
+TINY = {
+    "model": {
+        "backbone": "resnet18", "weights": "none", "batch_norm": "trained", "levels": "3-5", "pyramid_channels": 16,
+        "head_channels": 16, "head_depth": 1,
+    },
+    "anchors.sizes": [16, 28, 48],
+    "data": {"size": 64, "max_size": 64, "workers": 0, "horizontal_flip": 0.0},
+    "train": {"steps": 3, "batch_size": 4, "tensorboard": False, "backbone_lr": 1.0},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, {"train": 8, "val": 4, "test": 3}, size=64, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("more")
+    write_scenes(folder / "set", {"train": 5}, size=64, seed=9)
+    return folder / "set" / "images"
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory) -> Path:
+    return train(scenes, tmp_path_factory.mktemp("runs") / "tiny", settings=TINY).path
+
+
+def scores(run: Path, pictures: Path) -> torch.Tensor:
+    """Of everything that the run finds there, best first: thresholds are put between them."""
+    found = load(run)(sorted(pictures.iterdir()), min_score=0.001)
+    return torch.cat([one.scores for one in found]).sort(descending=True).values
+
+
+def widest_gap(ranked: torch.Tensor, first: int, last: int) -> int:
+    """The number of detections, within these bounds, after which scores fall the most."""
+    return first + int((ranked[first - 1 : last - 1] - ranked[first:last]).argmax())
+
+
+def with_threshold(monkeypatch, threshold: float) -> None:
+    monkeypatch.setattr(
+        bootstrapping, "class_thresholds", lambda info, data: dict.fromkeys(info.class_names, threshold)
+    )
+
+
+def test_sure_detections_become_labels_and_doubtful_ones_regions(run, scenes, unlabelled, tmp_path, monkeypatch):
+    ranked = scores(run, unlabelled)
+    labels, regions = widest_gap(ranked, 5, 20), widest_gap(ranked, 25, 50)
+    sure = float(ranked[labels - 1 : labels + 1].mean())
+    share = float(ranked[regions - 1 : regions + 1].mean()) / sure
+    with_threshold(monkeypatch, sure)
+    done = bootstrap(run, [unlabelled], tmp_path / "more", doubtful=share)
+    assert (done.labelled_pictures, done.added_pictures, done.unreadable) == (8, 5, 0)
+    table = read_data(tmp_path / "more", split="train")
+    assert not table.problems
+    old = read_data(scenes, split="train")
+    assert len(table) == 13
+    assert torch.equal(table.boxes[: old.num_boxes], old.boxes)
+    assert torch.equal(table.labels[: old.num_boxes], old.labels)
+    added = table.crowd[old.num_boxes :]
+    assert (int((~added).sum()), int(added.sum())) == (done.added_boxes, done.doubtful_boxes)
+    assert done.added_boxes == labels
+    assert done.doubtful_boxes == regions - labels
+    assert json.loads((tmp_path / "more" / "bootstrap.json").read_text())["added_boxes"] == labels
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_other_splits_and_classes_are_taken_over(run, scenes, unlabelled, tmp_path):
+    bootstrap(run, [unlabelled], tmp_path / "more")
+    for split in ("val", "test"):
+        old, new = read_data(scenes, split=split), read_data(tmp_path / "more", split=split)
+        assert torch.equal(old.boxes, new.boxes)
+        assert torch.equal(old.labels, new.labels)
+        assert old.class_names == new.class_names
+        assert old.category_ids == new.category_ids
+        assert new.path(0).read_bytes() == old.path(0).read_bytes()
+
+
+def test_labelled_and_broken_pictures_are_passed_over(run, scenes, unlabelled, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    done = bootstrap(run, [unlabelled, scenes / "images", broken], tmp_path / "more")
+    assert (done.added_pictures, done.already_labelled, done.unreadable) == (5, 15, 1)
+
+
+def test_a_picture_in_which_nothing_is_found_is_background(run, scenes, tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    with_threshold(monkeypatch, 1.0)
+    done = bootstrap(run, [tmp_path / "black.png"], tmp_path / "more", doubtful=1.0)
+    assert (done.added_pictures, done.pictures_without_boxes, done.added_boxes) == (1, 1, 0)
+    assert len(read_data(tmp_path / "more", split="train").objects(8).boxes) == 0
+
+
+def test_thresholds_are_the_best_f1_of_each_class_on_validation(run, scenes, monkeypatch):
+    info = read_run(run)
+    found = class_thresholds(info, scenes)
+    assert set(found) == set(info.class_names)
+    evaluated = bootstrapping.evaluate(info, scenes, "val").per_class
+    for name, threshold in found.items():
+        best = evaluated[name].recommended_threshold
+        assert threshold == (best if best is not None else info.threshold or info.config.inference.show_threshold)
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(run, scenes, unlabelled, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with pytest.raises(UsageError, match="new folder"):
+        bootstrap(run, [unlabelled], tmp_path / "full")
+    with pytest.raises(UsageError, match="share above 0"):
+        bootstrap(run, [unlabelled], tmp_path / "more", doubtful=0)
+    with pytest.raises(UsageError, match="no such file"):
+        bootstrap(run, [unlabelled], tmp_path / "more", tmp_path / "nowhere")
+    other = tmp_path / "other"
+    write_scenes(other, {"train": 2}, size=64, seed=1)
+    labels = json.loads((other / "train.json").read_text())
+    labels["categories"] = [{**one, "name": f"digit {one['name']}"} for one in labels["categories"]]
+    (other / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(UsageError, match="classes are not the run's"):
+        bootstrap(run, [unlabelled], tmp_path / "more", other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "other"]
+
+
+def test_the_command_trains_on_what_it_wrote(run, unlabelled, tmp_path, capsys):
+    words = ["bootstrap", str(run), str(unlabelled), "--into", str(tmp_path / "more"), "--retrain", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert "5 added with" in capsys.readouterr().out
+    assert read_run(tmp_path / "run").class_names == read_run(run).class_names
+    assert main(words) == 2
+    assert "new folder" in capsys.readouterr().err
