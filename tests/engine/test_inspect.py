@@ -223,6 +223,15 @@ def test_a_damaged_label_file_is_a_problem_and_not_a_crash(small: Path):
     assert "val" in found.table()
 
 
+@pytest.mark.parametrize("text", ["train: [images/train", "train: images/train\n", "train: images/gone\nnames: [a]\n"])
+def test_a_damaged_description_is_a_problem_and_not_a_crash(tmp_path: Path, text: str):
+    (tmp_path / "data.yaml").write_text(text)
+    found = inspect(tmp_path, CONFIG)
+    assert [Path(problem.file).name for problem in found.problems] == ["data.yaml"]
+    assert json.loads(json.dumps(found.as_dict()))["images"]["total"] == 0
+    assert "data.yaml" in found.table()
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_fits_its_width_and_names_everything(small: Path, width: int):
     text = inspect(small, CONFIG).table(width)
