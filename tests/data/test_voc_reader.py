@@ -129,6 +129,14 @@ def test_lists_make_splits_and_classes_are_those_of_all(tmp_path: Path):
     assert find_voc(tmp_path / "Annotations") == find_voc(tmp_path)
 
 
+def test_what_is_wrong_with_another_splits_list_is_not_told_here(tmp_path: Path):
+    """VOC's own archives list test pictures whose labels they do not hold; that must not keep anyone from training."""
+    write_voc(tmp_path, {"train": [Picture("a.png", objects=[((1, 1, 9, 9), "cat", False)])]}, [])
+    (tmp_path / "ImageSets/Main/test.txt").write_text("held-back\n")
+    assert not read_voc(tmp_path, "train").problems
+    assert len(read_voc(tmp_path, "test").problems) == 1
+
+
 def test_a_list_with_wrong_lines_is_told(tmp_path: Path):
     write_voc(tmp_path, {"train": [Picture("a.png"), Picture("b.png")]}, [])
     (tmp_path / "ImageSets/Main/train.txt").write_text("a 1\n\n../x\nc\na\nb\n")

@@ -158,6 +158,17 @@ def test_every_fault_of_pictures_is_told_at_once(small: Path):
     assert all(problem.fix for problem in problems.values())
 
 
+def test_the_limit_on_pixels_is_the_settings_where_sizes_come_from_headers(tmp_path: Path):
+    Image.new("1", (11_000, 10_000)).save(tmp_path / "large.png")
+    (tmp_path / "train.csv").write_text("large.png,1,1,4000,4000,cell\n")
+    (refused,) = inspect(tmp_path, CONFIG).problems
+    assert refused.problem.endswith("more than data.max_pixels 100000000")
+    assert refused.fatal
+    found = inspect(tmp_path, CONFIG.with_changes({"data.max_pixels": 110_000_000}), check_pictures=False)
+    assert found.problems == ()
+    assert found.as_dict()["boxes"]["total"] == 1
+
+
 def test_label_problems_and_picture_problems_are_listed_together(small: Path):
     write_coco(small, "val", [("gone.png", 128, 128)], [(0, 0, [10, 10, 0, 5], 0)])
     found = inspect(small, CONFIG).problems
@@ -210,6 +221,15 @@ def test_a_damaged_label_file_is_a_problem_and_not_a_crash(small: Path):
     assert [Path(problem.file).name for problem in found.problems] == ["val.json"]
     assert found.as_dict()["images"]["per_split"]["val"]["total"] == 0
     assert "val" in found.table()
+
+
+@pytest.mark.parametrize("text", ["train: [images/train", "train: images/train\n", "train: images/gone\nnames: [a]\n"])
+def test_a_damaged_description_is_a_problem_and_not_a_crash(tmp_path: Path, text: str):
+    (tmp_path / "data.yaml").write_text(text)
+    found = inspect(tmp_path, CONFIG)
+    assert [Path(problem.file).name for problem in found.problems] == ["data.yaml"]
+    assert json.loads(json.dumps(found.as_dict()))["images"]["total"] == 0
+    assert "data.yaml" in found.table()
 
 
 @pytest.mark.parametrize("width", [80, 100])

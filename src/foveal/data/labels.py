@@ -8,6 +8,7 @@ Letters: G objects.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,8 @@ class Labels:
         for row in np.flatnonzero((sizes_I2 <= 0).any(axis=1)).tolist():
             file = f"{self.root}/{paths[row]}"
             try:
-                sizes_I2[row] = image_size(file)
+                # A header costs nothing to read: data.max_pixels is held against what is going to be decoded.
+                sizes_I2[row] = image_size(file, max_pixels=sys.maxsize)
             except ImageError as error:
                 readable[row] = False
                 problem, _, fix = str(error).removeprefix(f"{file}: ").rpartition("; ")

@@ -71,18 +71,19 @@ def read_voc(root: str | Path, split: str = "all") -> Table:
             row = labels.add_picture(name, _size(annotation, file, labels))
             xml_files.append(file)
             _add_objects(annotation, row, file, labels)
-    others = {file for place in places.values() if place != places[split] for file in _xml_files(root, place, labels)}
-    return labels.build_named(_class_names(others.difference(xml_files), labels))
+    # What is wrong in other splits is told when they are read: here it would keep a sound one from training.
+    elsewhere = Labels(root, split, "voc", VOC_BOX, labels.place)
+    foreign = [place for place in places.values() if place != places[split]]
+    others = {file for place in foreign for file in _xml_files(root, place, elsewhere)}
+    return labels.build_named(_class_names(others.difference(xml_files), elsewhere))
 
 
 def _class_names(files: Iterable[Path], labels: Labels) -> set[str]:
-    """The names of all objects in these files; their problems are told when their split is read."""
+    """The names of all objects in these files."""
     names: set[str] = set()
-    told = len(labels.problems)
     for file in files:
         annotation = _parse(file, labels)
         names |= {_text(item, "name") for item in annotation.iterfind("object")} if annotation is not None else set()
-    del labels.problems[told:]
     return names - {""}
 
 

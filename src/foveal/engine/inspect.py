@@ -18,14 +18,14 @@ from foveal.config import Config, preset
 from foveal.data.detect import read_data, splits_of
 from foveal.data.images import padded_shape, target_size
 from foveal.data.loader import EVALUATION, Draw, read_picture
-from foveal.data.table import Problem, Table
+from foveal.data.table import Problem, Table, TableBuilder
 from foveal.drawing import contact_sheet, draw_objects
 from foveal.engine.anchor_fit import Advice, advise, coverage_summary, fit_anchors
 from foveal.engine.contents import Contents, Imbalance, contents, imbalance, total
 from foveal.engine.coverage import Coverage, LabelledBoxes, coverage
 from foveal.engine.inspection_text import as_text
 from foveal.engine.picture_check import pictures_in_two_splits, unreadable_pictures
-from foveal.errors import FovealError, UsageError
+from foveal.errors import DataError, FovealError, UsageError
 from foveal.matching import match_image
 
 __all__ = ["Inspection", "coverage_summary", "draw_samples", "fit_anchors", "inspect"]
@@ -171,12 +171,18 @@ def draw_samples(
 
 def _tables(data: str | Path, split: str | None, format: str) -> list[Table]:
     """The split asked for, or all; `trainval` not beside the train and val that it is made of."""
-    if split is not None:
-        return [read_data(data, split, format)]
-    names = splits_of(data, format)
-    if {"train", "val"} <= set(names):
-        names = [name for name in names if name != "trainval"]
-    return [read_data(data, name, format) for name in names]
+    try:
+        names = splits_of(data, format) if split is None else [split]
+        if {"train", "val"} <= set(names):
+            names = [name for name in names if name != "trainval"]
+        return [read_data(data, name, format) for name in names]
+    except DataError as error:
+        if not error.problems:
+            raise
+        # Only data.yaml is needed to find anything at all: damaged, it leaves a set that has problems and no pictures.
+        nothing = TableBuilder(data, split or "all", "yolo")
+        nothing.problems += error.problems
+        return [nothing.build(())]
 
 
 def _learnt_table(data: str | Path, table: Table, config: Config) -> Table:
