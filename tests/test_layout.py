@@ -22,7 +22,7 @@ engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect
 engine.usable engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
 engine.preparation engine.budget engine.train engine.demo
-analysis.logit_counts analysis.loss_shares
+analysis.logit_counts analysis.loss_shares analysis.loss_text analysis.loss_distribution analysis.loss_figures
 commands cli
 """.split()
 

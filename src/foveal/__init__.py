@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveal.analysis.loss_distribution import LossDistribution, loss_distribution
     from foveal.config import Config, load_config, preset
     from foveal.data.detect import read_data
     from foveal.detections import Batch, Detections, Objects
@@ -34,11 +35,13 @@ _HOMES = {
     "Detector": "foveal.engine.predict",
     "Evaluation": "foveal.engine.evaluate",
     "FovealError": "foveal.errors",
+    "LossDistribution": "foveal.analysis.loss_distribution",
     "Objects": "foveal.detections",
     "evaluate": "foveal.engine.evaluate",
     "inspect": "foveal.engine.inspect",
     "load": "foveal.engine.predict",
     "load_config": "foveal.config",
+    "loss_distribution": "foveal.analysis.loss_distribution",
     "preset": "foveal.config",
     "read_data": "foveal.data.detect",
     "train": "foveal.engine.train",
@@ -51,11 +54,13 @@ __all__ = [
     "Detector",
     "Evaluation",
     "FovealError",
+    "LossDistribution",
     "Objects",
     "evaluate",
     "inspect",
     "load",
     "load_config",
+    "loss_distribution",
     "preset",
     "read_data",
     "train",

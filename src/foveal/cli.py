@@ -27,6 +27,7 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
   train      train a detector on a data set
   evaluate   COCO and VOC numbers of a run, or of a file of detections
   predict    find objects in pictures, folders and videos
+  losses     who holds the class loss of a run: the hard anchors or the easy ones
 
   foveal train data/cells --preset light --out runs/cells
   foveal evaluate runs/cells data/cells --split test
