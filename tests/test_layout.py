@@ -24,6 +24,7 @@ engine.usable engine.step engine.diagnosis engine.memory engine.interruption eng
 engine.preparation engine.budget engine.train engine.demo
 analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
 analysis.bootstrapping
+analysis.logit_counts analysis.loss_shares analysis.loss_text analysis.loss_distribution analysis.loss_figures
 commands cli
 """.split()
 

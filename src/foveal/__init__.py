@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foveal.analysis.bootstrapping import bootstrap
     from foveal.analysis.hard_examples import mine
+    from foveal.analysis.loss_distribution import LossDistribution, loss_distribution
     from foveal.config import Config, load_config, preset
     from foveal.data.detect import read_data
     from foveal.detections import Batch, Detections, Objects
@@ -36,12 +37,14 @@ _HOMES = {
     "Detector": "foveal.engine.predict",
     "Evaluation": "foveal.engine.evaluate",
     "FovealError": "foveal.errors",
+    "LossDistribution": "foveal.analysis.loss_distribution",
     "Objects": "foveal.detections",
     "bootstrap": "foveal.analysis.bootstrapping",
     "evaluate": "foveal.engine.evaluate",
     "inspect": "foveal.engine.inspect",
     "load": "foveal.engine.predict",
     "load_config": "foveal.config",
+    "loss_distribution": "foveal.analysis.loss_distribution",
     "mine": "foveal.analysis.hard_examples",
     "preset": "foveal.config",
     "read_data": "foveal.data.detect",
@@ -55,12 +58,14 @@ __all__ = [
     "Detector",
     "Evaluation",
     "FovealError",
+    "LossDistribution",
     "Objects",
     "bootstrap",
     "evaluate",
     "inspect",
     "load",
     "load_config",
+    "loss_distribution",
     "mine",
     "preset",
     "read_data",

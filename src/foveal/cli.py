@@ -27,6 +27,7 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
   train      train a detector on a data set
   evaluate   COCO and VOC numbers of a run, or of a file of detections
   predict    find objects in pictures, folders and videos
+  losses     who holds the class loss of a run: the hard anchors or the easy ones
   mine       rank what a run finds hard, and labels that are probably wrong
   bootstrap  label more pictures with a run, and train on both
 

@@ -213,6 +213,54 @@ class Predict:
 
 
 @dataclass
+class Losses:
+    """Tell who holds the class loss of a run: the few hard anchors or the many easy ones, at several gammas.
+
+    The paper's figure 4 for any run and data set; docs/analysis.md explains what it says.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train`."""
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """Folder of pictures and labels, or a label file."""
+    split: str = "val"
+    """Split to look at."""
+    gammas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Focal losses to compare, beside the run's own loss."""
+    out: Path | None = None
+    """Folder for losses.json, cdf.csv and cdf.png; default: none is written."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+    batch_size: int = 8
+    """Pictures at a time."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which weights of the run."""
+
+    def run(self) -> int:
+        from foveal.analysis.loss_distribution import loss_distribution
+
+        if self.out is not None:
+            from foveal.analysis.loss_figures import made, write_files
+
+            made(self.out)
+        with _bar("measuring losses") as progress:
+            found = loss_distribution(
+                self.run_folder,
+                self.data,
+                split=self.split,
+                gammas=self.gammas,
+                which=self.checkpoint,
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if self.json else found.table())
+        if self.out is not None:
+            folder = write_files(found, self.out)
+            print(f"losses.json, cdf.csv and cdf.png: {folder}", file=sys.stderr)
+        return 0
+
+
+@dataclass
 class Mine:
     """Rank what a run finds hard, and tell labels that are probably wrong from objects that are merely hard.
 
@@ -298,6 +346,7 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "evaluate": Evaluate,
     "predict": Predict,
+    "losses": Losses,
     "mine": Mine,
     "bootstrap": Bootstrap,
 }

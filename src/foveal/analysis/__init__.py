@@ -1,1 +1,1 @@
-"""What the loss sees: numbers of a trained run on a data set, and pictures made from them."""
+"""What a trained run does, looked at from outside: numbers first, pictures made from them."""
