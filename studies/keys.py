@@ -1,0 +1,47 @@
+"""Which run is which: a key that changes when what is learnt may change, and only then.
+
+It is made of the row's whole config with its seed, the labels, and the code of losses, matching and anchors. Comments,
+docstrings and layout of the code do not count, nor do the three settings that a resumed run may change.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import foveal
+from foveal.config import Config, flat_settings
+from foveal.engine.preparation import MAY_DIFFER_ON_RESUME
+
+PACKAGE = Path(foveal.__file__).resolve().parent
+
+
+def run_key(config: Config, data_fingerprint: str, code: str | None = None) -> str:
+    """Twelve hex digits. `code` is `source_code()` unless a test says otherwise."""
+    settings = {name: value for name, value in flat_settings(config).items() if name not in MAY_DIFFER_ON_RESUME}
+    parts = [json.dumps(settings, sort_keys=True), data_fingerprint, source_code() if code is None else code]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def source_code(package: Path = PACKAGE) -> str:
+    """The code that decides what a loss is: losses/, matching.py and anchors.py, without comments and docstrings."""
+    files = [*sorted((package / "losses").glob("*.py")), package / "matching.py", package / "anchors.py"]
+    return "\n".join(f"# {file.name}\n{bare_code(file.read_text(encoding='utf-8'))}" for file in files)
+
+
+def bare_code(text: str) -> str:
+    """Python code in one layout, without comments and without strings that stand alone."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [part for part in body if not _is_string(part)] or [ast.Pass()]  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

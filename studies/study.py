@@ -1,0 +1,115 @@
+"""What a study is: rows that differ from one base config in the compared thing alone, at one of the scales.
+
+The base is the same for all studies: SGD, the paper's step schedule, no averaged weights, no augmentation but a
+horizontal flip where the data allow it, and the `image` normaliser, which is the paper's wording and what OHEM needs.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveal.config import Config, build_config, field_names
+from foveal.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from studies.runs import Outcome
+
+Changes = Mapping[str, Any]
+Results = Mapping[str, Mapping[int, "Outcome"]]
+"""Outcomes by row and seed: those that are there."""
+
+COMPARABLE = ("loss.", "anchors.", "assignment.", "model.prior")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its name and how its config differs from the base, {"loss.gamma": 0.5}."""
+
+    name: str
+    changes: Changes
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table or figure of the paper whose rows are trained. `folder` has its paper.csv and gets its result.csv."""
+
+    folder: Path
+    title: str
+    rows: tuple[Row, ...]
+    baseline: str
+    """The row that the others are compared with."""
+    at_paper_scale: Changes = field(default_factory=dict)
+    """What all rows have besides at the paper's scale, such as another backbone."""
+    extra: Callable[[Config, Path, Path], Mapping[str, float]] | None = None
+    """Further columns of a row, from its config, the data and the run's folder."""
+    draw: Callable[[Study, Results], Figure] | None = None
+    """The figure, where it is not the usual one."""
+
+    def __post_init__(self) -> None:
+        names = [row.name for row in self.rows]
+        assert len(set(names)) == len(names), f"{self.title}: two rows have one name"
+        assert self.baseline in names, f"{self.title}: no row is called {self.baseline}"
+        for row in self.rows:
+            unknown = [name for name in row.changes if name not in field_names()]
+            assert not unknown, f"{self.title}: row {row.name} changes {unknown}, which are no settings"
+            others = [name for name in row.changes if not name.startswith(COMPARABLE)]
+            assert not others, f"{self.title}: row {row.name} changes {others}, which would be the same for all rows"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def chosen(self, names: Sequence[str] | None) -> tuple[Row, ...]:
+        """The rows of these names, in the study's order; all for None."""
+        known = [row.name for row in self.rows]
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise UsageError(f"{self.name} has no row {unknown[0]!r}: use some of {', '.join(map(repr, known))}")
+        return tuple(row for row in self.rows if names is None or row.name in names)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is run: the base config, the split that counts, and what a run is expected to take."""
+
+    name: str
+    base: Changes
+    test_split: str
+    minutes: float
+    """Of one run; an expectation, until runs have finished."""
+    because: str
+    """Where that expectation comes from."""
+
+    def config(self, study: Study, row: Row, seed: int) -> Config:
+        further = study.at_paper_scale if self.name == "paper" else {}
+        base = build_config({}).with_changes(self.base)
+        return base.with_changes(further).with_changes(row.changes).with_changes({"seed": seed})
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """What the paper has for a row; None where it gives no number. A note says so in words."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    note: str = ""
+
+
+def paper_rows(folder: Path) -> dict[str, PaperRow]:
+    """paper.csv of a study's folder, by the names of its rows."""
+    with (folder / "paper.csv").open(newline="", encoding="utf-8") as file:
+        return {
+            line["row"]: PaperRow(*(_number(line[name]) for name in ("AP", "AP50", "AP75")), line.get("note") or "")
+            for line in csv.DictReader(file)
+        }
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
