@@ -144,7 +144,15 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(run, scenes, unlabelled
 
 
 def test_the_command_trains_on_what_it_wrote(run, unlabelled, tmp_path, capsys):
-    words = ["bootstrap", str(run), str(unlabelled), "--into", str(tmp_path / "more"), "--retrain", str(tmp_path / "run")]
+    words = [
+        "bootstrap",
+        str(run),
+        str(unlabelled),
+        "--into",
+        str(tmp_path / "more"),
+        "--retrain",
+        str(tmp_path / "run"),
+    ]
     assert main(words) == 0
     assert "5 added with" in capsys.readouterr().out
     assert read_run(tmp_path / "run").class_names == read_run(run).class_names

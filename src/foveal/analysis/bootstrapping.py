@@ -1,4 +1,4 @@
-"""Labels from a detector: pictures without labels join the training split, labelled by a run that was trained on the rest.
+"""Labels from a detector: pictures without labels join the training split, labelled by a run trained on the rest.
 
 What the run is sure of becomes a label. What it doubts becomes a region to ignore, which teaches neither object nor
 background. Sure means: at least the score at which F1 of that class is best on the validation split; doubtful: at least
@@ -68,8 +68,8 @@ def bootstrap(
 ) -> Bootstrapped:
     """Writes the labelled data of a run and `unlabelled` pictures (files, folders, patterns) as one data set `into`.
 
-    data: the labelled data; default what the run was trained on. doubtful: 0 .. 1, share of a class's threshold; 1 makes
-    no regions to ignore. `into` must be new or empty. UsageError where something does not fit; nothing is left then.
+    data: the labelled data; default what the run was trained on. doubtful: 0 .. 1, share of a class's threshold; 1
+    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit; nothing is left then.
     """
     info, out = read_run(run), Path(into)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

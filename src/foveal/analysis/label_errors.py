@@ -89,59 +89,63 @@ def _claims(objects: Objects, labels_D: Tensor, iou_GD: Tensor) -> Tensor:
 
 @dataclass
 class _Evidence:
-    """Labels and detections of one picture. free_D: detections that find no label and speak against none yet."""
+    """Labels and detections of one picture.
+
+    boxes: [D, 4], scores, classes: [D] of the detections. overlaps: [G, D] IoU. claims: [G] the detection that finds a
+    label, or -1. free: [D] detections that find no label and speak against none yet.
+    """
 
     objects: Objects
-    boxes_D4: Tensor
-    scores_D: Tensor
-    labels_D: Tensor
-    iou_GD: Tensor
-    claimed_G: Tensor
-    free_D: Tensor
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    overlaps: Tensor
+    claims: Tensor
+    free: Tensor
 
     def against(self, label: int) -> Suspect | None:
         """What is wrong with a label, if anything; the detection that speaks against it is free no longer."""
-        iou_D, claim = self.iou_GD[label], int(self.claimed_G[label])
-        own = float(self.scores_D[claim]) if claim >= 0 else 0.0
-        same_class_D = self.labels_D == self.objects.labels[label]
-        other = _best(self.scores_D, self.free_D & ~same_class_D & (iou_D >= SAME_PLACE))
-        if other is not None and self.scores_D[other] > own:
-            return self._suspect("wrong class", float(self.scores_D[other]) * (1 - own), label, other)
+        iou_D, claim = self.overlaps[label], int(self.claims[label])
+        own = float(self.scores[claim]) if claim >= 0 else 0.0
+        same_class_D = self.classes == self.objects.labels[label]
+        other = _best(self.scores, self.free & ~same_class_D & (iou_D >= SAME_PLACE))
+        if other is not None and self.scores[other] > own:
+            return self._suspect("wrong class", float(self.scores[other]) * (1 - own), label, other)
         if claim >= 0:
             overlap = float(iou_D[claim])
             return None if overlap >= LEAST_TIGHT else self._suspect("loose box", own * (1 - overlap), label, claim)
-        seen = float(torch.where(iou_D >= TOUCHED, self.scores_D, 0.0).amax()) if len(iou_D) else 0.0
-        beside = _best(self.scores_D, self.free_D & same_class_D & (iou_D >= NEARBY))
-        if beside is not None and self.scores_D[beside] >= CONFIDENT:
-            elsewhere = float(self.scores_D[beside] * (1 - iou_D[beside]))
+        seen = float(torch.where(iou_D >= TOUCHED, self.scores, 0.0).amax()) if len(iou_D) else 0.0
+        beside = _best(self.scores, self.free & same_class_D & (iou_D >= NEARBY))
+        if beside is not None and self.scores[beside] >= CONFIDENT:
+            elsewhere = float(self.scores[beside] * (1 - iou_D[beside]))
             return self._suspect("loose box", max(elsewhere, 1 - seen), label, beside)
         return self._suspect("label without object", 1 - seen, label, None)
 
     def _suspect(self, kind: Kind, suspicion: float, label: int, by: int | None) -> Suspect:
         if by is not None:
-            self.free_D[by] = False
+            self.free[by] = False
         return Suspect(
             kind=kind,
             suspicion=suspicion,
             box=_tuple(self.objects.boxes[label]),
-            found=None if by is None else _tuple(self.boxes_D4[by]),
+            found=None if by is None else _tuple(self.boxes[by]),
             object=label,
             labelled=int(self.objects.labels[label]),
-            predicted=-1 if by is None else int(self.labels_D[by]),
-            score=0.0 if by is None else float(self.scores_D[by]),
-            iou=0.0 if by is None else float(self.iou_GD[label, by]),
+            predicted=-1 if by is None else int(self.classes[by]),
+            score=0.0 if by is None else float(self.scores[by]),
+            iou=0.0 if by is None else float(self.overlaps[label, by]),
         )
 
     def unexplained(self) -> list[Suspect]:
         """Detections that nothing explains: no label in their place, no crowd, and none of their class that is near."""
-        none_D = torch.zeros(len(self.boxes_D4))
+        none_D = torch.zeros(len(self.boxes))
         has_labels = len(self.objects.labels) > 0
-        explains_GD = (self.objects.labels[:, None] == self.labels_D) | self.objects.crowd[:, None]
-        nearest_D = torch.where(explains_GD, self.iou_GD, 0.0).amax(0) if has_labels else none_D
-        overlap_D = self.iou_GD.amax(0) if has_labels else none_D
+        explains_GD = (self.objects.labels[:, None] == self.classes) | self.objects.crowd[:, None]
+        nearest_D = torch.where(explains_GD, self.overlaps, 0.0).amax(0) if has_labels else none_D
+        overlap_D = self.overlaps.amax(0) if has_labels else none_D
         found = []
-        for index in (self.free_D & (overlap_D < SAME_PLACE)).nonzero().squeeze(1).tolist():
-            score, box = float(self.scores_D[index]), _tuple(self.boxes_D4[index])
+        for index in (self.free & (overlap_D < SAME_PLACE)).nonzero().squeeze(1).tolist():
+            score, box = float(self.scores[index]), _tuple(self.boxes[index])
             found.append(
                 Suspect(
                     kind="missing label",
@@ -150,7 +154,7 @@ class _Evidence:
                     found=box,
                     object=-1,
                     labelled=-1,
-                    predicted=int(self.labels_D[index]),
+                    predicted=int(self.classes[index]),
                     score=score,
                     iou=float(overlap_D[index]),
                 )

@@ -109,9 +109,10 @@ def loss_distribution(
 ) -> LossDistribution:
     """Measures who holds the class loss of a run on one split of a data set, under the focal loss at each gamma.
 
-    The run's own loss is measured too. alpha, one or one for each class, is the run's for every gamma; a single one moves
-    loss between positives and background, not within either. Every anchor counts that is not ignored, whatever mining
-    the run trained with.    Memory does not grow with the number of pictures. progress(done, total) is called after each batch of pictures.
+    The run's own loss is measured too. alpha, one or one for each class, is the run's for every gamma; a single one
+    moves loss between positives and background, not within either. Every anchor counts that is not ignored, whatever
+    mining the run trained with. Memory does not grow with the number of pictures. progress(done, total) is called after
+    each batch of pictures.
     """
     focal = {f"gamma {gamma:g}": gamma for gamma in gammas}
     for gamma in focal.values():

@@ -236,8 +236,8 @@ class Trainer:
         )
         if self.config.model.weights == "none" and train.backbone_lr < 1 and not self.starts_from_a_run:
             self.reporter.say(
-                f"the backbone starts from nothing, yet learns at {train.backbone_lr:g} of the rate, which is meant for "
-                "pretrained ones; set train.backbone_lr to 1"
+                f"the backbone starts from nothing, yet learns at {train.backbone_lr:g} of the rate, which is meant "
+                "for pretrained ones; set train.backbone_lr to 1"
             )
         images, shape = self._micro_batch, max(batches.shapes, key=math.prod)
         blank = Batch.pack([torch.zeros(3, *shape, dtype=torch.uint8)] * images, [table.objects(0)] * images)
