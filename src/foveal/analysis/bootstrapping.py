@@ -69,7 +69,8 @@ def bootstrap(
     """Writes the labelled data of a run and `unlabelled` pictures (files, folders, patterns) as one data set `into`.
 
     data: the labelled data; default what the run was trained on. doubtful: 0 .. 1, share of a class's threshold; 1
-    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit; nothing is left then.
+    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit; nothing is left
+    then.
     """
     info, out = read_run(run), Path(into)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
