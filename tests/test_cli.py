@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_help_of_a_command_shows_the_presets_values(capsys):
         (["trian"], "did you mean train?"),
         (["train", "DATA"], "--out"),
         (["train", "DATA", "--out", "x", "--train.step", "5"], "--train.steps"),
-        (["train", "DATA", "--out", "x", "--train.steps", "-5"], "greater than 0"),
+        (["train", "DATA", "--out", "x", "--train.steps", "-5"], "foveal: train.steps: input should be greater than 0"),
+        (["train", "DATA", "--out", "x", "--model.levels", "8"], "foveal: model.levels: write FIRST-LAST"),
         (["train", "DATA", "--out", "x", "--anchors.sizes", "8"], "1 entries for the 5 levels 3-7"),
         (["train", "DATA", "--out", "x", "--preset", "heavy"], "paper, light"),
         (["train", "/nonexistent", "--out", "x"], "/nonexistent"),
@@ -112,6 +114,27 @@ def test_evaluate_prints_one_json_object_with_the_named_keys(run, scenes, capsys
     found = json.loads(capsys.readouterr().out)
     named = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
     assert set(found) >= named | {"per_class", "threshold"}
+
+
+def test_of_two_formats_in_a_folder_evaluate_reads_the_named_one(run, scenes, tmp_path, capsys):
+    shutil.copytree(scenes, tmp_path / "both")
+    (tmp_path / "both" / "test.csv").write_text("test-00000.jpg,1,1,20,20,3\n")
+    assert main(["evaluate", str(run), str(tmp_path / "both"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 4
+    assert main(["evaluate", str(run), str(tmp_path / "both"), "--json", "--data.format", "csv"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 1
+
+
+def test_evaluate_skips_unreadable_pictures_only_when_asked(run, scenes, tmp_path, capsys):
+    shutil.copytree(scenes, tmp_path / "cut")
+    picture = tmp_path / "cut" / "images" / "test-00001.jpg"
+    picture.write_bytes(picture.read_bytes()[:200])
+    assert main(["evaluate", str(run), str(tmp_path / "cut")]) == 1
+    assert "test-00001.jpg" in capsys.readouterr().err
+    assert main(["evaluate", str(run), str(tmp_path / "cut"), "--json", "--skip-bad"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 3
+    assert any("1 unreadable pictures" in note for note in found["notes"])
 
 
 def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, capsys):

@@ -17,10 +17,11 @@ data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes
 drawing
 engine.allocator engine.progress engine.schedule engine.checkpoint engine.ema
+engine.usable
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect
-engine.usable engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
+engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
 engine.preparation engine.budget engine.train engine.demo
 analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
 analysis.bootstrapping

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -96,7 +98,7 @@ def _parse(command: type, name: str, words: list[str]) -> Any:
     import tyro
     from pydantic import ValidationError
 
-    from foveal.config import explain
+    from foveal.config import explain_all
 
     options: dict[str, Any] = {}
     if any(f.name == "settings" for f in fields(command)):
@@ -104,10 +106,28 @@ def _parse(command: type, name: str, words: list[str]) -> Any:
         # Preset and file become the defaults that flags change and that --help shows.
         required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory is MISSING}
         options["default"] = command(**required, settings=_base_config(words))
+    told = io.StringIO()
     try:
-        return tyro.cli(command, prog=f"foveal {name}", args=words, **options)
+        with redirect_stderr(told):
+            return tyro.cli(command, prog=f"foveal {name}", args=words, **options)
     except ValidationError as error:
-        raise UsageError("\n".join(explain(dict(e)) for e in error.errors())) from None
+        raise UsageError(explain_all(error)) from None
+    except SystemExit as exit:
+        # tyro has drawn a box by then; around a setting's own words it would show pydantic's.
+        if (fault := _validation_error_behind(exit)) is not None:
+            raise UsageError(explain_all(fault)) from None
+        sys.stderr.write(told.getvalue())
+        raise
+
+
+def _validation_error_behind(exit: BaseException) -> Any:
+    """The pydantic error that made tyro exit, None if it was something else."""
+    from pydantic import ValidationError
+
+    cause: BaseException | None = exit
+    while cause is not None and not isinstance(cause, ValidationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _with_short_names(words: list[str]) -> list[str]:

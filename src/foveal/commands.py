@@ -136,6 +136,10 @@ class Evaluate:
     """COCO annotations JSON that --results is scored against."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of the run."""
+    format: Annotated[Literal["auto", "coco", "voc", "yolo", "csv"], arg(name="data.format")] = "auto"
+    """Label format of DATA; `auto` looks at the folder."""
+    skip_bad: bool = False
+    """Leave out pictures that cannot be read, and say how many, instead of stopping."""
 
     def run(self) -> int:
         from foveal.engine.evaluate import evaluate, evaluate_files
@@ -155,6 +159,8 @@ class Evaluate:
                     metric=self.metric,
                     plus_one=self.plus_one,
                     which=self.checkpoint,
+                    format=self.format,
+                    skip_bad=self.skip_bad,
                     progress=progress,
                 )
         print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False) if self.json else str(found))

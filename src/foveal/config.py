@@ -384,7 +384,7 @@ def build_config(values: Mapping[str, Any], source: str = "") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         where = f"{source}: " if source else ""
-        raise ConfigError("\n".join(where + explain(dict(e)) for e in error.errors())) from None
+        raise ConfigError("\n".join(where + line for line in explain_all(error).splitlines())) from None
 
 
 def preset(name: str) -> Config:
@@ -440,6 +440,14 @@ def explain(error: dict[str, Any]) -> str:
         return message
     got = "" if isinstance(error["input"], Mapping | Group) else f" (got {error['input']!r})"
     return f"{name}: {message[0].lower() + message[1:]}{got}"
+
+
+def explain_all(error: ValidationError) -> str:
+    """A line for each fault of a config or of one of its groups, whose settings get the group's name."""
+    groups = {str(getattr(f.annotation, "__name__", "")): name for name, f in Config.model_fields.items()}
+    group = groups.get(error.title)
+    prefix = () if group is None else (group,)
+    return "\n".join(explain({**one, "loc": (*prefix, *one["loc"])}) for one in error.errors())
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

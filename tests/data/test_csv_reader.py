@@ -123,6 +123,12 @@ def test_a_missing_picture_is_told_once_and_its_faulty_boxes_are_told_too(tmp_pa
     ]
 
 
+def test_an_empty_picture_is_told_in_a_sentence(tmp_path: Path):
+    (tmp_path / "void.png").touch()
+    (told,) = read(tmp_path, "a.png,1.5,2,30,40,cat\nvoid.png,1,2,3,4,cat\n").problems
+    assert (Path(told.file).name, told.problem) == ("void.png", "the picture is empty")
+
+
 def test_an_absolute_path_inside_the_folder_is_taken(tmp_path: Path):
     assert read_back(read(tmp_path, f"{tmp_path}/a.png,1.5,2,30,40,cat\n")) == ONE
 

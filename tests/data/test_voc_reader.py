@@ -168,6 +168,13 @@ def test_files_are_found_where_people_put_them(tmp_path: Path, annotations: str,
     assert (table.split, table.problems) == (split, ())
 
 
+def test_a_missing_picture_is_looked_for_among_the_others(tmp_path: Path):
+    write_voc(tmp_path, {"train": [Picture("a.png"), Picture("gone.png")]}, [])
+    (tmp_path / "JPEGImages/gone.png").unlink()
+    table = read_voc(tmp_path, "train")
+    assert [table.relative_path(row) for row in range(2)] == ["JPEGImages/a.png", "JPEGImages/gone.png"]
+
+
 def test_the_picture_of_the_same_stem_comes_before_the_stated_name(tmp_path: Path):
     loose(tmp_path, xml(filename="b.png"))
     loose(tmp_path, xml(filename="../../secret.png"), "b")

@@ -49,7 +49,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     16-bit grey is divided by 257, transparency is laid over white, of several frames the first is taken.
     """
     if not data:
-        raise ImageError(f"{name}: the file is empty; replace it or leave it out")
+        raise ImageError(f"{name}: is empty; replace it or leave it out")
     with _open(io.BytesIO(data), name, max_pixels) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L") and _jpeg_is_complete(data):
             pixels = _decode_jpeg(data)
@@ -78,7 +78,7 @@ def image_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int
     try:
         with open(path, "rb") as file:
             if not file.peek(1):
-                raise ImageError(f"{path}: the file is empty; replace it or leave it out")
+                raise ImageError(f"{path}: is empty; replace it or leave it out")
             with _open(file, str(path), max_pixels) as image:
                 if image.format == "PNG" and not _png_may_be_turned(file):
                     return image.height, image.width

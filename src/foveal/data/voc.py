@@ -170,7 +170,8 @@ def _picture_name(annotation: Element, file: Path, pictures: Mapping[str, str], 
     if name is None and stated:
         name = labels.safe_name(stated, file, "", "filename")
         if name is not None:
-            name = pictures.get(Path(name).stem, name)
+            beside = posixpath.dirname(next(iter(pictures.values()), ""))
+            name = pictures.get(Path(name).stem, name if "/" in name else posixpath.join(beside, name))
     elif name is None:
         labels.problem(file, "", "filename", "", f"no picture is called {file.stem}", "add the picture or <filename>")
     elif stated and inside(stated, labels.root) is None:

@@ -112,7 +112,7 @@ def _add_lines(
         elif label is None:
             known = f"0 to {max(label_of_index)}"
             report(where, "class", texts[0].decode(), f"no class has this index; there are {known}", "correct it")
-        elif min(box) < -ROUNDING or max(box) > 1 + ROUNDING:
+        elif min(box[:2]) < -ROUNDING or max(box) > 1 + ROUNDING:
             fix = "divide pixels by the picture's width and height"
             report(where, "box", b" ".join(texts[1:]).decode(), "a fraction of the picture is outside 0 .. 1", fix)
         else:

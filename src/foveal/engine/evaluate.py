@@ -24,6 +24,7 @@ from foveal.engine.metrics import Found, Truth
 from foveal.engine.predict import detect_table, load
 from foveal.engine.scored_files import read_annotations, read_results
 from foveal.engine.scoring import Metric, check_metric, score
+from foveal.engine.usable import usable
 from foveal.errors import UsageError
 
 
@@ -36,6 +37,8 @@ def evaluate(
     metric: Metric = "coco",
     plus_one: bool = False,
     which: Which = "best",
+    format: str = "auto",
+    skip_bad: bool = False,
     device: str = "auto",
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
@@ -45,15 +48,20 @@ def evaluate(
     Classes are matched by name; what the run or the data does not know is noted. Precision, recall and F1 are taken at
     `threshold`; None is the one that the run recommends, but never on the split it was found on (the run's validation
     split), nor where the run has none: there it is `inference.show_threshold`.
-    progress(done, total) is called after each batch of pictures.
+    format: of the labels, where the folder holds several. skip_bad: leaves out pictures that cannot be read; without it
+    they raise ImageError. progress(done, total) is called after each batch of pictures.
     """
     check_metric(metric, plus_one)
     info = read_run(run)
-    table = data if isinstance(data, Table) else read_data(Path(data), split)
+    table = data if isinstance(data, Table) else read_data(Path(data), split, format)
     classes, notes = _classes_by_name(info.class_names, table)
     faults = sum(problem.fatal for problem in table.problems)
     if faults:
         notes += (f"{faults:,} faulty labels are left out; `foveal inspect` lists them",)
+    if skip_bad:
+        skipped: list[str] = []
+        table = usable(table, info.config.with_changes({"data.skip_bad": True}), skipped.append)
+        notes += tuple(skipped)
     detector = load(run, device, which)
     found = detect_table(detector, table, batch_size, info.config.data.workers, progress)
     labels = classes[found.labels]

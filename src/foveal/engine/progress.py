@@ -57,12 +57,14 @@ class ConsoleReporter:
             return
         now = time.monotonic()
         if self._first_step is None or self._first_step[0] >= step:
-            self._first_step = (step - 1, now)
+            self._first_step = (step, now)
         if now - self._said_at >= PLAIN_LINE_EVERY_S or step == total:
             begun_step, begun_at = self._first_step
-            left_s = (total - step) * (now - begun_at) / max(1, step - begun_step)
+            if step > begun_step:
+                left_s = (total - step) * (now - begun_at) / (step - begun_step)
+                words += f"  time left {_duration(left_s)}"
             self._said_at = now
-            self.say(f"step {step}/{total}  {words}  time left {_duration(left_s)}")
+            self.say(f"step {step}/{total}  {words}")
 
     def counted(self, what: str, done: int, total: int) -> None:
         if self._bar is not None:
