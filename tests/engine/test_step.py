@@ -98,7 +98,8 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone():
 
 
 def test_clipping_bounds_the_gradient_but_reports_its_whole_norm():
-    config, model, batch, anchors = setup(train__optimiser="sgd", train__momentum=0.0, train__weight_decay=0.0)
+    plain = {"train__momentum": 0.0, "train__weight_decay": 0.0, "train__backbone_lr": 1.0}
+    config, model, batch, anchors = setup(train__optimiser="sgd", **plain)
     clipped = copy.deepcopy(model)
     start = [p.detach().clone() for p in model.parameters()]
     free = train_step(model, make_optimiser(model, config.train), [batch], anchors, config, lr=1.0)

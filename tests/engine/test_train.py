@@ -129,7 +129,7 @@ def test_a_finished_run_can_be_scored_again_after_its_result_was_lost(scenes, tm
 
 def test_other_settings_on_resume_are_refused_by_name(scenes, tmp_path):
     run_tiny(scenes, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"train\.lr is 0\.5 now but was 0\.001"):
+    with pytest.raises(CheckpointError, match=r"train\.lr is 0\.5 now but was 0\.002"):
         run_tiny(scenes, tmp_path / "run", tiny(train__lr=0.5), resume=True)
 
 
