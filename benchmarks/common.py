@@ -87,13 +87,13 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The short hash; with a + where files of the package or the benchmarks differ from it."""
+    """The short hash; with a + where files of the package, the benchmarks or the studies differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py")
+        changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py", "studies/*.py")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -34,7 +34,7 @@ def draw(study: Study, results: Results) -> Figure:
         right.plot([beta], [gamma], "s", color=colour, markersize=30)
         ink = BLACK if share > 0.6 else "white"
         right.text(beta, gamma, f"{aps[row.name]:.1f}", ha="center", va="center", color=ink)
-    left.plot(x_t, FocalStar(1.0, 1.0, 0.0)(x_t, 1.0), color=BLACK, linewidth=1, linestyle="--", label="CE")
+    left.plot(x_t, FocalStar(1.0, 1.0, 0.0)(x_t, 1.0), color=BLACK, linewidth=1, linestyle="--", label="CE", zorder=4)
     left.set(xlim=(-5, 5), ylim=(0, 5), xlabel="$x_t$", ylabel="FL*, yellow is better")
     left.legend(frameon=False)
     right.set(xlim=(-1.6, 2.6), ylim=(0.4, 4.6), xlabel="$\\beta$", ylabel="$\\gamma$", title="AP")

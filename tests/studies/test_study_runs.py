@@ -13,6 +13,7 @@ from rich.console import Console
 from foveal.engine.progress import Silent
 from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
+from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
 from studies.prior.run import STUDY as PRIOR
 from studies.report import figure
 from studies.results import read_results, write_results
@@ -83,6 +84,7 @@ def plan(tmp_path, shared_runs, data) -> Plan:
         (TABLE_1C, ["scales 1, ratios 1", "scales 4, ratios 3"]),
         (TABLE_1D, ["OHEM 128, NMS 0.7", "OHEM 1:3 512, NMS 0.5", "SSD 1:3"]),
         (TABLE_3, ["FL* gamma 2, beta 1"]),
+        (FIGURE_7, ["FL* gamma 1, beta 2"]),
         (PRIOR, ["CE, pi 0.5", "FL, pi 0.001"]),
     ],
     ids=lambda part: part.name if isinstance(part, Study) else "",
