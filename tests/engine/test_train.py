@@ -447,6 +447,7 @@ def test_one_process_two_processes_and_micro_batches_learn_the_same(scenes, tmp_
         "train__batch_size": 8,
         "train__optimiser": "sgd",
         "train__lr": 0.01,
+        "train__backbone_lr": 1.0,
         "train__evaluate_every": 10,
     }
     plain, split = tmp_path / "plain.yaml", tmp_path / "split.yaml"
