@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ import torch
 from PIL import Image
 
 from foveal.analysis import bootstrapping
-from foveal.analysis.bootstrapping import bootstrap, class_thresholds
+from foveal.analysis.bootstrapping import bootstrap, class_thresholds, train_on
 from foveal.cli import main
+from foveal.config import load_config
 from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
 from foveal.engine.checkpoint import read_run
 from foveal.engine.predict import load
 from foveal.engine.train import train
-from foveal.errors import UsageError
+from foveal.errors import DataError, UsageError
 
 TINY = {
     "model": {
@@ -62,7 +64,7 @@ def widest_gap(ranked: torch.Tensor, first: int, last: int) -> int:
 
 def with_threshold(monkeypatch, threshold: float) -> None:
     monkeypatch.setattr(
-        bootstrapping, "class_thresholds", lambda info, data: dict.fromkeys(info.class_names, threshold)
+        bootstrapping, "class_thresholds", lambda info, data, format: dict.fromkeys(info.class_names, threshold)
     )
 
 
@@ -158,3 +160,24 @@ def test_the_command_trains_on_what_it_wrote(run, unlabelled, tmp_path, capsys):
     assert read_run(tmp_path / "run").class_names == read_run(run).class_names
     assert main(words) == 2
     assert "new folder" in capsys.readouterr().err
+
+
+def test_faulty_labels_are_refused_not_dropped(run, scenes, unlabelled, tmp_path):
+    faulty = tmp_path / "faulty"
+    shutil.copytree(scenes, faulty)
+    labels = json.loads((faulty / "train.json").read_text())
+    labels["annotations"][0]["bbox"][2] = -5
+    (faulty / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(DataError, match="would corrupt training"):
+        bootstrap(run, [unlabelled], tmp_path / "more", faulty)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faulty"]
+
+
+def test_what_belonged_to_the_old_labels_is_not_asked_of_the_new_ones(run, unlabelled, tmp_path):
+    bootstrap(run, [unlabelled], tmp_path / "more")
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = load_config(other / "config.yaml").with_changes({"data.format": "csv", "data.oversample": "gone.txt"})
+    (other / "config.yaml").write_text(config.to_yaml())
+    trained = train_on(other, tmp_path / "more", tmp_path / "again")
+    assert (trained.config.data.format, trained.config.data.oversample) == ("auto", "")

@@ -11,6 +11,7 @@ file system has them, copies elsewhere), DATA2/bootstrap.json with what was done
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,10 @@ from foveal.engine.evaluate import evaluate
 from foveal.engine.files import predict_files
 from foveal.engine.predict import load
 from foveal.engine.train import train
+from foveal.engine.usable import usable
 from foveal.errors import UsageError
+
+log = logging.getLogger("foveal")
 
 DOUBTFUL = 0.5
 """Share of a class's threshold from which a detection is doubted rather than disbelieved."""
@@ -69,8 +73,8 @@ def bootstrap(
     """Writes the labelled data of a run and `unlabelled` pictures (files, folders, patterns) as one data set `into`.
 
     data: the labelled data; default what the run was trained on. doubtful: 0 .. 1, share of a class's threshold; 1
-    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit; nothing is left
-    then.
+    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit, DataError where
+    labels are faulty; nothing is left then.
     """
     info, out = read_run(run), Path(into)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -78,13 +82,14 @@ def bootstrap(
     if not 0 < doubtful <= 1:
         raise UsageError(f"doubtful {doubtful:g}: give a share above 0, up to 1, such as .5")
     root = Path(data) if data is not None else _data_of(info)
-    splits = {split: read_data(root, split=split) for split in splits_of(root)}
+    form = info.config.data.format if data is None else "auto"
+    splits = {split: _sound(read_data(root, split=split, format=form), info) for split in splits_of(root, form)}
     training = info.config.data.train_split
     if training not in splits:
         raise UsageError(f"{root}: has no split {training!r}, which the run was trained on; give the data with --data")
     if splits[training].class_names != info.class_names:
         raise UsageError(f"{root}: its classes are not the run's ({', '.join(info.class_names)}); give its own data")
-    thresholds = class_thresholds(info, root)
+    thresholds = class_thresholds(info, root, form)
     beside = out.with_name(f".{out.name}.writing-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -125,11 +130,12 @@ def bootstrap(
 def train_on(run: str | os.PathLike[str], data: str | os.PathLike[str], out: str | os.PathLike[str]) -> RunInfo:
     """A new run in `out`, from `run`'s weights and with its settings, on a bootstrapped data set."""
     info = read_run(run)
-    settings = {"anchors.auto": False, "loss.balance": "none"}
+    # Format and oversampled pictures were those of the labels that the run was trained on.
+    settings = {"anchors.auto": False, "loss.balance": "none", "data.format": "auto", "data.oversample": ""}
     return train(data, out, config=info.config, settings=settings, weights=run)
 
 
-def class_thresholds(info: RunInfo, data: Path) -> dict[str, float]:
+def class_thresholds(info: RunInfo, data: Path, format: str = "auto") -> dict[str, float]:
     """The score from which each class is believed: its best F1 on the validation split.
 
     A class that is never found there, or data without that split, has the run's own threshold, or
@@ -137,9 +143,9 @@ def class_thresholds(info: RunInfo, data: Path) -> dict[str, float]:
     """
     usual = info.config.inference.show_threshold if info.threshold is None else info.threshold
     split = info.config.data.val_split
-    if split not in splits_of(data):
+    if split not in splits_of(data, format):
         return dict.fromkeys(info.class_names, usual)
-    per_class = evaluate(info, data, split).per_class
+    per_class = evaluate(info, data, split, format=format, skip_bad=info.config.data.skip_bad).per_class
     found = {name: one.recommended_threshold for name, one in per_class.items()}
     return {name: usual if (best := found.get(name)) is None else best for name in info.class_names}
 
@@ -150,6 +156,11 @@ class _Scores:
 
     sure: dict[str, float]
     doubtful: float
+
+
+def _sound(table: Table, info: RunInfo) -> Table:
+    """The table if all of it can be used; without its faults where the run was trained so (`data.skip_bad`)."""
+    return usable(table, info.config, lambda said: log.warning("%s", said))
 
 
 def _data_of(info: RunInfo) -> Path:

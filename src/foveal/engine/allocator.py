@@ -1,7 +1,7 @@
 """Memory that is freed and soon wanted again stays with the process: a training step takes the same buffers each time.
 
 glibc maps every block over 32 MB afresh and gives it back when it is freed, so a step over pictures takes tens of
-thousands of page faults: a fifth of its time on two cores. The C library's own switch turns that off.
+thousands of page faults: a quarter of its time on two cores. The C library's own switch turns that off.
 """
 
 from __future__ import annotations
