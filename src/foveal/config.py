@@ -184,7 +184,7 @@ class DataConfig(Group):
     oversample: str = ""
     """File with a picture's path a line, such as hardest.txt of `foveal mine`: these are seen more often."""
     oversample_times: Annotated[int, Field(ge=2)] = 3
-    """How often as often."""
+    """How many times as often."""
     skip_bad: bool = False
     """Train without the pictures and boxes that `inspect` complains of, instead of refusing."""
     max_pixels: PositiveInt = 100_000_000

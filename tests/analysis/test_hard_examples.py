@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from foveal.data.scenes import write_scenes
 from foveal.engine.predict import Detector, load
 from foveal.engine.train import train
 from foveal.engine.usable import oversampled
-from foveal.errors import UsageError
+from foveal.errors import DataError, UsageError
 
 TINY = {
     "model": {
@@ -165,3 +166,13 @@ def _settings(folder: Path, listed: Path) -> Path:
     file = folder / "settings.yaml"
     file.write_text(f"data:\n  oversample: {listed}\n")
     return file
+
+
+def test_faulty_labels_are_refused_since_places_would_shift(run: Path, scenes: Path, tmp_path: Path):
+    faulty = tmp_path / "faulty"
+    shutil.copytree(scenes, faulty)
+    labels = json.loads((faulty / "train.json").read_text())
+    labels["annotations"][0]["bbox"][2] = -5
+    (faulty / "train.json").write_text(json.dumps(labels))
+    with pytest.raises(DataError, match="would corrupt training"):
+        mine(run, faulty)

@@ -8,6 +8,7 @@ Letters: B images, N anchors of an image, G objects, P positive anchors.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,10 +26,13 @@ from foveal.decoding import Found, by_anchor, decode
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import read_run
 from foveal.engine.predict import Detector, load
+from foveal.engine.usable import usable
 from foveal.errors import UsageError
 from foveal.losses.mining import hardest_apart
 from foveal.losses.total import anchor_losses
 from foveal.matching import match
+
+log = logging.getLogger("foveal")
 
 REGIONS = 3
 """Background regions of a picture that are looked at: its hardest, apart from one another."""
@@ -111,7 +115,7 @@ def mine(
     """Ranks a split of a data set by what the run finds hard and by what it disbelieves.
 
     The classes of the data must be the run's. progress(done, total) is called after each batch of pictures. Raises
-    UsageError where the split or the classes do not fit.
+    UsageError where the split or the classes do not fit, DataError for labels that training would refuse.
     """
     detector = load(run, device)
     table = read_data(Path(data), split=split)
@@ -122,6 +126,7 @@ def mine(
             f"{data}: its classes are {', '.join(table.class_names)}, the run {read_run(run).path} knows "
             f"{', '.join(detector.class_names)}; mine the data that the run was trained on, or data with its classes"
         )
+    table = usable(table, detector.config, lambda said: log.warning("%s", said))
     return mine_table(detector, table, batch_size, progress)
 
 
