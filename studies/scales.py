@@ -79,8 +79,8 @@ PAPER = Scale(
     base=EVERY_STUDY | {"train.evaluate_every": 90_000, "train.checkpoint_every": 2_000},
     # COCO's own test labels are not public; tables 1 and 3 of the paper are on its val ("minival").
     test_split="val",
-    minutes=90_000 * 16 / 2 * 8.98 / 60,
-    because="from 8.98 s for 2 pictures on 2 cores (benchmarks/results/paper_preset.csv); a GPU has not been timed",
+    minutes=90_000 * 16 / 2 * 4.95 / 60,
+    because="from 4.95 s for 2 pictures on 2 cores (benchmarks/results/paper_preset.csv); a GPU has not been timed",
 )
 
 SCENE_SETTINGS: dict[str, Any] = {
