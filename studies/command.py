@@ -80,7 +80,8 @@ class Plan:
         for seed in range(self.seeds):
             for row in rows:
                 config = self.scale.config(self.study, row, seed)
-                found.append(Work(row, seed, config, self.runs / run_key(config, self.labels)))
+                method = row.method.key(self.scale.name) if row.method else ""
+                found.append(Work(row, seed, config, self.runs / run_key(config, self.labels, method=method)))
         return found
 
     @functools.cached_property
@@ -117,7 +118,7 @@ def run(
     study, work = plan.study, plan.work(names)
     for number, item in enumerate(work, start=1):
         reporter.say(f"{study.name} {number}/{len(work)}: {item.row.name}, seed {item.seed}, in {item.folder}")
-        finish(item.config, plan.scale, plan.data, item.folder, device, reporter)
+        finish(item.config, plan.scale, plan.data, item.folder, device, reporter, item.row.method)
         _record(plan, [item])
     everything = plan.work()
     _record(plan, everything)

@@ -1,7 +1,8 @@
 """Which run is which: a key that changes when what is learnt may change, and only then.
 
 It is made of the row's whole config with its seed, the labels, and the code of losses, matching and anchors. Comments,
-docstrings and layout of the code do not count, nor do the three settings that a resumed run may change.
+docstrings and layout of the code do not count, nor do the three settings that a resumed run may change. A row whose
+detector is not Foveal's own has that detector's settings and code in its key besides.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from foveal.engine.preparation import MAY_DIFFER_ON_RESUME
 PACKAGE = Path(foveal.__file__).resolve().parent
 
 
-def run_key(config: Config, data_fingerprint: str, code: str | None = None) -> str:
-    """Twelve hex digits. `code` is `source_code()` unless a test says otherwise."""
+def run_key(config: Config, data_fingerprint: str, code: str | None = None, method: str = "") -> str:
+    """Twelve hex digits. `code` is `source_code()` unless a test says otherwise; `method` is the key of a row's."""
     settings = {name: value for name, value in flat_settings(config).items() if name not in MAY_DIFFER_ON_RESUME}
     parts = [json.dumps(settings, sort_keys=True), data_fingerprint, source_code() if code is None else code]
+    parts += [method] if method else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -18,7 +18,7 @@ from foveal.engine.progress import Reporter
 from foveal.engine.train import train
 from foveal.errors import TrainingError
 from studies.scales import Data
-from studies.study import Scale
+from studies.study import Method, Scale
 
 OUTCOME = "outcome.json"
 LEFT_BY_NON_FINITE = "non-finite-step-*.safetensors"
@@ -55,10 +55,17 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def finish(
-    config: Config, scale: Scale, data: Data, folder: Path, device: str = "auto", reporter: Reporter | None = None
+    config: Config,
+    scale: Scale,
+    data: Data,
+    folder: Path,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    method: Method | None = None,
 ) -> Outcome:
     """The outcome of the run in `folder`, which is named by its key: read, or trained from where it stands.
 
+    method: what trains and scores it, where that is not Foveal's own detector.
     Raises Interrupted after Ctrl-C, with everything saved; calling again goes on.
     """
     known = read_outcome(folder)
@@ -68,7 +75,10 @@ def finish(
     for file in folder.glob(LEFT_BY_NON_FINITE):
         file.unlink()
     try:
-        train(data.folder, folder, config=config, resume=True, device=device, reporter=reporter)
+        if method:
+            method.train(data.folder, folder, config, scale.name, device, reporter)
+        else:
+            train(data.folder, folder, config=config, resume=True, device=device, reporter=reporter)
     except TrainingError:
         left = list(folder.glob(LEFT_BY_NON_FINITE))
         if not left:  # too little memory says nothing about the loss
@@ -76,7 +86,10 @@ def finish(
         aps, diverged = (0.0, 0.0, 0.0), True
         steps = int(left[0].name.split("-")[3].split(".")[0])
     else:
-        found = evaluate(folder, data.folder, scale.test_split, which="last", device=device).numbers
+        if method:
+            found = method.score(data.folder, folder, scale.test_split, scale.name, device)
+        else:
+            found = evaluate(folder, data.folder, scale.test_split, which="last", device=device).numbers
         aps, diverged = (_percent(found["AP"]), _percent(found["AP50"]), _percent(found["AP75"])), False
         steps = int(read_json(folder / "result.json")["steps"])
     last = last_line(folder)

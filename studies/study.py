@@ -10,7 +10,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from foveal.config import Config, build_config, field_names
 from foveal.errors import UsageError
@@ -18,6 +18,7 @@ from foveal.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from foveal.engine.progress import Reporter
     from studies.runs import Outcome
 
 Changes = Mapping[str, Any]
@@ -27,12 +28,33 @@ Results = Mapping[str, Mapping[int, "Outcome"]]
 COMPARABLE = ("loss.", "anchors.", "assignment.", "model.prior")
 
 
+class Method(Protocol):
+    """A detector that is not Foveal's own. All its methods get the scale's name, since it may be smaller at `small`.
+
+    Training keeps a run in `folder` as `foveal.train` does, and goes on from what is there: metrics.jsonl, checkpoints,
+    and result.json with the steps at the end. After Ctrl-C it raises Interrupted; a loss that is not finite leaves
+    non-finite-step-N.safetensors and raises TrainingError.
+    """
+
+    def key(self, scale: str) -> str:
+        """What makes another run of it, besides the config, the labels and Foveal's code."""
+
+    def train(
+        self, data: Path, folder: Path, config: Config, scale: str, device: str, reporter: Reporter | None
+    ) -> None: ...
+
+    def score(self, data: Path, folder: Path, split: str, scale: str, device: str) -> Mapping[str, float | None]:
+        """COCO's numbers of the last weights by their names, shares of 1."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A line of a table: its name and how its config differs from the base, {"loss.gamma": 0.5}."""
 
     name: str
     changes: Changes
+    method: Method | None = None
+    """The detector, where it is not Foveal's own."""
 
 
 @dataclass(frozen=True)
