@@ -22,8 +22,8 @@ def align_one(feature: torch.Tensor, level: int, box: list[float]) -> torch.Tens
 
 
 def test_a_box_over_two_by_two_cells_by_hand():
-    # In cells the box is 0 .. 2 and its 14 points are at (i + .5) / 7 - .5. Below 0 they count as 0, above 1 as 1: bins 0
-    # and 1 have only such points; bin 2 has 1/7 and 2/7; bin 3 has 3/7 and 4/7; and the rest mirrors them.
+    # In cells the box is 0 .. 2 and its 14 points are at (i + .5) / 7 - .5; below 0 they count as 0, above 1 as 1. Bins
+    # 0 and 1 have only such points, bin 2 has 1/7 and 2/7, bin 3 has 3/7 and 4/7, and the rest mirrors them.
     along = torch.tensor([0, 0, 3 / 14, 1 / 2, 11 / 14, 1, 1])
     feature = torch.tensor([[[[0.0, 1.0], [20.0, 21.0]]]])  # x + 20 y
     found = align_one(feature, 3, [0.0, 0.0, 16.0, 16.0])
