@@ -16,6 +16,7 @@ from foveal.engine.progress import ConsoleReporter, Reporter
 from foveal.errors import FovealError
 from studies.drawing import save
 from studies.keys import run_key
+from studies.readme import write_measured
 from studies.report import figure, sentences, table
 from studies.results import line_of, write_results
 from studies.runs import Outcome, expected_minutes, finish, read_outcome
@@ -129,7 +130,13 @@ def run(
         console.print(said, markup=False, highlight=False)
     drawn = study.draw(study, results) if study.draw else figure(study, results, paper)
     save(drawn, study.folder / "figure.png")
-    console.print(f"{study.folder / 'result.csv'} and figure.png", markup=False, highlight=False, soft_wrap=True)
+    write_measured(study)
+    console.print(
+        f"{study.folder / 'result.csv'}, figure.png and what README.md says of them",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     return results
 
 

@@ -22,22 +22,32 @@ def table(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> Tabl
     shown = Table(title=f"{study.title}, AP / AP50 / AP75")
     for name in ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss"):
         shown.add_column(name, justify="left" if name == "row" else "right")
+    for cells in shown_rows(study, results, paper):
+        shown.add_row(*cells)
+    return shown
+
+
+def shown_rows(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> list[list[str]]:
+    """The cells of each row: name, the paper's, ours, seeds, difference, diverged, last losses."""
     baseline = _aps(results.get(study.baseline, {}))
+    rows = []
     for row in study.rows:
         outcomes = list(results.get(row.name, {}).values())
         difference = (
             paired_difference(_aps(results.get(row.name, {})), baseline) if row.name != study.baseline else None
         )
-        shown.add_row(
-            row.name,
-            _paper_cell(paper.get(row.name, NOTHING)),
-            _our_cell(outcomes),
-            str(len(outcomes) or "-"),
-            str(difference or ""),
-            f"{sum(o.diverged for o in outcomes)} of {len(outcomes)}" if outcomes else "",
-            ", ".join("-" if o.loss is None else f"{o.loss:.3g}" for o in outcomes),
+        rows.append(
+            [
+                row.name,
+                _paper_cell(paper.get(row.name, NOTHING)),
+                _our_cell(outcomes),
+                str(len(outcomes) or "-"),
+                str(difference or ""),
+                f"{sum(o.diverged for o in outcomes)} of {len(outcomes)}" if outcomes else "",
+                ", ".join("-" if o.loss is None else f"{o.loss:.3g}" for o in outcomes),
+            ]
         )
-    return shown
+    return rows
 
 
 def sentences(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> list[str]:

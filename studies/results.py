@@ -38,6 +38,26 @@ def line_of(row: str, outcome: Outcome, extra: Mapping[str, float]) -> dict[str,
     }
 
 
+def outcome_of(line: Mapping[str, str]) -> Outcome:
+    """The outcome that a line of result.csv tells of."""
+    return Outcome(
+        key=line["config"],
+        scale=line["scale"],
+        data=line["data"],
+        seed=int(line["seed"]),
+        ap=float(line["AP"]),
+        ap50=float(line["AP50"]),
+        ap75=float(line["AP75"]),
+        diverged=line["diverged"] == "yes",
+        loss=float(line["loss"]) if line["loss"] else None,
+        steps=int(line["steps"]),
+        minutes=float(line["minutes"]),
+        commit=line["commit"],
+        machine=line["machine"],
+        date=line["date"],
+    )
+
+
 def write_results(path: Path, lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> None:
     """Puts `lines` in the place of older ones of the same row, seed, scale and data; at once, never half a file."""
     merged: dict[tuple[str, ...], Mapping[str, Any]] = {}

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -244,12 +244,12 @@ class Losses:
 
     def run(self) -> int:
         from foveal.analysis.loss_distribution import loss_distribution
+        from foveal.analysis.loss_figures import made_before_the_work, write_files
 
-        if self.out is not None:
-            from foveal.analysis.loss_figures import made, write_files
-
-            made(self.out)
-        with _bar("measuring losses") as progress:
+        with (
+            nullcontext() if self.out is None else made_before_the_work(self.out),
+            _bar("measuring losses") as progress,
+        ):
             found = loss_distribution(
                 self.run_folder,
                 self.data,

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,13 @@ def test_the_files_hold_what_was_found(mined: Mined, tmp_path: Path):
     assert told["pictures"] == 10
     assert sum(told["doubtful"].values()) == sum(one.suspect.suspicion >= 0.5 for one in mined.labels)
     assert mined.pictures[0].picture in as_text(mined)
+
+
+def test_a_sheet_of_an_earlier_look_does_not_stay(mined: Mined, tmp_path: Path):
+    folder = write_mined(mined, tmp_path, sheet=4)
+    assert (folder / "sheet.png").exists()
+    write_mined(replace(mined, labels=[]), tmp_path, sheet=4)
+    assert not (folder / "sheet.png").exists()
 
 
 def test_the_command_prints_one_json_object_and_trains_on(run: Path, scenes: Path, tmp_path: Path, capsys):

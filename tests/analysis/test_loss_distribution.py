@@ -344,9 +344,16 @@ def test_misuse_of_the_command_is_one_message_and_exit_code_2(words, said, run, 
     assert "Traceback" not in captured.err
 
 
-def test_no_such_run_is_misuse(scenes, capsys):
-    assert main(["losses", "/nonexistent", str(scenes)]) == 2
+def test_no_such_run_is_misuse_and_leaves_no_empty_folder(scenes, tmp_path, capsys):
+    assert main(["losses", "/nonexistent", str(scenes), "--out", str(tmp_path / "out")]) == 2
     assert "no such run folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_was_there_stays_when_the_work_fails(scenes, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert main(["losses", "/nonexistent", str(scenes), "--out", str(tmp_path / "out")]) == 2
+    assert (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(run, scenes, tmp_path, monkeypatch, capsys):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,22 @@ def write_files(found: LossDistribution, folder: str | os.PathLike[str]) -> Path
     return folder
 
 
+@contextmanager
+def made_before_the_work(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder, made where it is missing, and gone again if the work fails before anything lies in it."""
+    there = Path(folder).exists()
+    path = made(folder)
+    try:
+        yield path
+    except BaseException:
+        if not there:
+            with suppress(OSError):  # something lies in it
+                path.rmdir()
+        raise
+
+
 def made(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing; a command asks for it before the work, not after."""
+    """The folder, made where it is missing."""
     path = Path(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)

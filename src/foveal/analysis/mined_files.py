@@ -71,6 +71,7 @@ def write_mined(mined: Mined, out: str | os.PathLike[str], top: int = 100, sheet
         ((_number(p.loss), p.picture, p.objects, _number(p.suspicion)) for p in mined.pictures),
     )
     write_text(folder / "hardest.txt", "".join(f"{p.picture}\n" for p in mined.pictures[:top]))
+    (folder / "sheet.png").unlink(missing_ok=True)  # of an earlier look
     if sheet and mined.labels:
         _save_sheet(mined, mined.labels[:sheet], folder / "sheet.png")
     return folder

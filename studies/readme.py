@@ -1,0 +1,73 @@
+"""The part of a study's README that says what was measured: written from result.csv, so that the two cannot differ."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from foveal.engine.checkpoint import write_text
+from studies.report import sentences, shown_rows
+from studies.results import outcome_of, read_results
+from studies.runs import Outcome
+from studies.study import PaperRow, Study, paper_rows
+
+BEGIN, END = "<!-- measured: written by the command from result.csv -->", "<!-- end of what was measured -->"
+
+
+def write_measured(study: Study) -> None:
+    """Puts the table of result.csv into README.md, between the marks; a README without marks is left alone."""
+    path = study.folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if BEGIN in text and END in text:
+        before, rest = text.split(BEGIN, 1)
+        after = rest.split(END, 1)[1]
+        write_text(path, f"{before}{BEGIN}\n\n{measured(study)}\n{END}{after}")
+
+
+def measured(study: Study) -> str:
+    """Markdown: for each scale and data set a table, a sentence for each comparison, and the circumstances."""
+    groups: dict[tuple[str, str], dict[str, dict[int, Outcome]]] = {}
+    for line in read_results(study.folder / "result.csv"):
+        outcome = outcome_of(line)
+        groups.setdefault((outcome.scale, outcome.data), {}).setdefault(line["row"], {})[outcome.seed] = outcome
+    paper = paper_rows(study.folder)
+    return "\n".join(_group(study, scale, data, results, paper) for (scale, data), results in groups.items())
+
+
+def _group(
+    study: Study,
+    scale: str,
+    data: str,
+    results: Mapping[str, Mapping[int, Outcome]],
+    paper: Mapping[str, PaperRow],
+) -> str:
+    heads = ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss")
+    lines = [
+        f"AP / AP50 / AP75 at the {scale} scale on {data}, means over seeds:",
+        "",
+        _line(heads),
+        _line(["---", *["---:"] * (len(heads) - 1)]),
+        *(_line(cells) for cells in shown_rows(study, results, paper)),
+        "",
+        *(f"- {said}" for said in sentences(study, results, paper)),
+        "",
+        _circumstances([outcome for by_seed in results.values() for outcome in by_seed.values()]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _circumstances(outcomes: Sequence[Outcome]) -> str:
+    def all_of(values: Sequence[str]) -> str:
+        return ", ".join(sorted(set(values)))
+
+    minutes = statistics.median(outcome.minutes for outcome in outcomes)
+    return (
+        f"{len(outcomes)} runs of at most {max(outcome.steps for outcome in outcomes)} steps, {minutes:.1f} minutes "
+        f"each (median), on {all_of([outcome.machine for outcome in outcomes])}; "
+        f"commit {all_of([outcome.commit for outcome in outcomes])}; {all_of([outcome.date for outcome in outcomes])}."
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,99 @@
+"""The measured part of a study's README is what result.csv says, today and in the repository."""
+
+import dataclasses
+import importlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from studies.readme import BEGIN, END, measured, write_measured
+from studies.results import line_of, outcome_of, read_results, write_results
+from studies.runs import Outcome
+from studies.table1b_gamma.run import STUDY as TABLE_1B
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = [importlib.import_module(f"studies.{path.parent.name}.run") for path in sorted(ROOT.glob("studies/*/run.py"))]
+STUDIES = [module.STUDY for module in MODULES if hasattr(module, "STUDY")]
+
+OUTCOME = Outcome(
+    key="0123456789ab",
+    scale="small",
+    data="scenes",
+    seed=0,
+    ap=30.0,
+    ap50=50.0,
+    ap75=31.5,
+    diverged=False,
+    loss=0.25,
+    steps=900,
+    minutes=3.9,
+    commit="abc1234",
+    machine="a machine (2 cores)",
+    date="2026-01-01",
+)
+
+
+@pytest.fixture
+def study(tmp_path):
+    shutil.copy(TABLE_1B.folder / "paper.csv", tmp_path)
+    return dataclasses.replace(TABLE_1B, folder=tmp_path)
+
+
+def record(study, aps):
+    """result.csv with these APs by row and seed."""
+    lines = [
+        line_of(row, dataclasses.replace(OUTCOME, seed=seed, ap=ap), {})
+        for row, found in aps.items()
+        for seed, ap in enumerate(found)
+    ]
+    write_results(study.folder / "result.csv", lines, [row.name for row in study.rows])
+
+
+@pytest.mark.parametrize("outcome", [OUTCOME, dataclasses.replace(OUTCOME, diverged=True, loss=None, ap=0.0)])
+def test_a_line_gives_back_its_outcome(tmp_path, outcome):
+    write_results(tmp_path / "result.csv", [line_of("gamma 2", outcome, {})], ["gamma 2"])
+    [line] = read_results(tmp_path / "result.csv")
+    assert outcome_of(line) == outcome
+
+
+def test_the_table_has_means_and_paired_differences(study):
+    record(study, {"gamma 0": [30.0, 31.0, 32.0], "gamma 2": [31.0, 33.0, 35.0]})
+    text = measured(study)
+    # Differences 1, 2, 3: 2 with 4.303 x 1 / sqrt 3 on either side.
+    assert "| gamma 2 | 34.0 / 52.5 / 36.5 | 33.0 / 50.0 / 31.5 | 3 | +2.0 ± 2.5 | 0 of 3 | 0.25, 0.25, 0.25 |" in text
+    assert "| gamma 5 | 32.2 / 49.6 / 34.8 | not run | - |  |  |  |" in text
+    assert "- gamma 2 against gamma 0: +2.0 ± 2.5 AP (3 seeds); +2.9 in the paper: noise" in text
+    assert "6 runs of at most 900 steps, 3.9 minutes each (median), on a machine (2 cores); commit abc1234" in text
+
+
+def test_only_the_text_between_the_marks_is_replaced(study):
+    readme = study.folder / "README.md"
+    readme.write_text(f"# Table\n\nours\n\n{BEGIN}\nold\n{END}\n\n## Learnt\n\nmuch\n")
+    record(study, {"gamma 0": [30.0]})
+    write_measured(study)
+    text = readme.read_text()
+    assert text.startswith(f"# Table\n\nours\n\n{BEGIN}\n\nAP / AP50")
+    assert text.endswith(f"{END}\n\n## Learnt\n\nmuch\n")
+    assert "old" not in text
+    write_measured(study)
+    assert readme.read_text() == text
+
+
+def test_a_readme_without_marks_or_a_folder_without_readme_is_left_alone(study):
+    record(study, {"gamma 0": [30.0]})
+    write_measured(study)
+    readme = study.folder / "README.md"
+    assert not readme.exists()
+    readme.write_text("mine")
+    write_measured(study)
+    assert readme.read_text() == "mine"
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=[study.name for study in STUDIES])
+def test_each_readme_says_what_its_result_csv_says(study):
+    text = (study.folder / "README.md").read_text(encoding="utf-8")
+    if (study.folder / "result.csv").exists():
+        assert f"{BEGIN}\n\n{measured(study)}\n{END}" in text
+    else:
+        assert "Not run yet" in text
