@@ -315,7 +315,13 @@ def test_a_picture_with_nothing_above_the_score_has_no_detection():
     assert len(detector(torch.zeros(3, 64, 64, dtype=torch.uint8), 0.9)) == 0
 
 
-# ---- the paper's scale
+# ---- the scales
+
+
+def test_a_small_scene_has_as_few_anchors_as_the_readme_says():
+    [row] = STUDY.chosen(TWO[:1])
+    assert Anchors.from_config(SCENES.config(STUDY, row, seed=0)).count(160, 160) == 1575
+    assert "1,575 anchors" in (STUDY.folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_at_the_papers_scale_the_first_stage_has_three_anchors_a_cell_and_the_box_head_1024_outputs():
