@@ -12,16 +12,24 @@ from rich.table import Table
 from studies.compare import paired_difference, sentence
 from studies.drawing import BLUE, ORANGE, panels
 from studies.runs import Outcome
-from studies.study import PaperRow, Results, Study
+from studies.study import Further, PaperRow, Results, Study
 
 NOTHING = PaperRow(None, None, None)
+NO_FURTHER: Mapping[str, Sequence[Further]] = {}
 
 
-def table(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> Table:
-    """Rows in the paper's order; ours are means over seeds, in percent."""
+def table(
+    study: Study,
+    results: Results,
+    paper: Mapping[str, PaperRow],
+    further: Mapping[str, Sequence[Further]] = NO_FURTHER,
+) -> Table:
+    """Rows in the paper's order; ours are means over seeds, APs in percent. `further`: more columns, by row."""
     shown = Table(title=f"{study.title}, AP / AP50 / AP75")
-    for name in ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss"):
-        shown.add_column(name, justify="left" if name == "row" else "right")
+    more = dict.fromkeys(name for runs in further.values() for run in runs for name in run)
+    for name in ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss", *more):
+        in_paper = any(name in row.further for row in paper.values())
+        shown.add_column(f"{name}, paper | ours" if in_paper else name, justify="left" if name == "row" else "right")
     baseline = _aps(results.get(study.baseline, {}))
     for row in study.rows:
         outcomes = list(results.get(row.name, {}).values())
@@ -36,6 +44,7 @@ def table(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> Tabl
             str(difference or ""),
             f"{sum(o.diverged for o in outcomes)} of {len(outcomes)}" if outcomes else "",
             ", ".join("-" if o.loss is None else f"{o.loss:.3g}" for o in outcomes),
+            *(_further_cell(name, paper.get(row.name, NOTHING), further.get(row.name, ())) for name in more),
         )
     return shown
 
@@ -104,3 +113,11 @@ def _our_cell(outcomes: Sequence[Outcome]) -> str:
         return "not run"
     columns = ([o.ap for o in outcomes], [o.ap50 for o in outcomes], [o.ap75 for o in outcomes])
     return " / ".join(f"{statistics.fmean(column):.1f}" for column in columns)
+
+
+def _further_cell(name: str, paper: PaperRow, runs: Sequence[Further]) -> str:
+    """The paper's number, if it has one, and the mean of ours; words once."""
+    found = [run[name] for run in runs if name in run]
+    numbers = [value for value in found if not isinstance(value, str)]
+    ours = f"{statistics.fmean(numbers):.3g}" if numbers else ", ".join(dict.fromkeys(map(str, found)))
+    return f"{paper.further[name]:g} | {ours or '-'}" if name in paper.further else ours
