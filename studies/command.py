@@ -18,7 +18,7 @@ from foveal.errors import FovealError, Interrupted
 from studies.drawing import save
 from studies.keys import run_key
 from studies.locks import alone, if_free
-from studies.report import figure, sentences, table
+from studies.report import figure, further_table, sentences, table
 from studies.results import line_of, write_results
 from studies.runs import Finished, Outcome, expected_minutes, finish, read_outcome
 from studies.scales import Data, scale_and_data
@@ -137,7 +137,9 @@ def run(
     everything = plan.finished(device)
     further, results = _record(plan, everything), by_row(everything)
     paper = paper_rows(study.folder)
-    console.print(table(study, results, paper, further))
+    console.print(table(study, results, paper))
+    if more := further_table(study, further, paper):
+        console.print(more)
     for said in sentences(study, results, paper):
         console.print(said, markup=False, highlight=False)
     drawn = study.draw(study, results) if study.draw else figure(study, results, paper)

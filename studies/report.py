@@ -15,21 +15,13 @@ from studies.runs import Outcome
 from studies.study import Further, PaperRow, Results, Study
 
 NOTHING = PaperRow(None, None, None)
-NO_FURTHER: Mapping[str, Sequence[Further]] = {}
 
 
-def table(
-    study: Study,
-    results: Results,
-    paper: Mapping[str, PaperRow],
-    further: Mapping[str, Sequence[Further]] = NO_FURTHER,
-) -> Table:
-    """Rows in the paper's order; ours are means over seeds, APs in percent. `further`: more columns, by row."""
+def table(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> Table:
+    """Rows in the paper's order; ours are means over seeds, in percent."""
     shown = Table(title=f"{study.title}, AP / AP50 / AP75")
-    more = dict.fromkeys(name for runs in further.values() for run in runs for name in run)
-    for name in ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss", *more):
-        in_paper = any(name in row.further for row in paper.values())
-        shown.add_column(f"{name}, paper | ours" if in_paper else name, justify="left" if name == "row" else "right")
+    for name in ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss"):
+        shown.add_column(name, justify="left" if name == "row" else "right")
     baseline = _aps(results.get(study.baseline, {}))
     for row in study.rows:
         outcomes = list(results.get(row.name, {}).values())
@@ -44,8 +36,27 @@ def table(
             str(difference or ""),
             f"{sum(o.diverged for o in outcomes)} of {len(outcomes)}" if outcomes else "",
             ", ".join("-" if o.loss is None else f"{o.loss:.3g}" for o in outcomes),
-            *(_further_cell(name, paper.get(row.name, NOTHING), further.get(row.name, ())) for name in more),
         )
+    return shown
+
+
+def further_table(
+    study: Study, further: Mapping[str, Sequence[Further]], paper: Mapping[str, PaperRow]
+) -> Table | None:
+    """The further columns of the rows that have some, means over seeds; None where no row has any."""
+    names = dict.fromkeys(name for runs in further.values() for run in runs for name in run)
+    if not names:
+        return None
+    shown = Table(title=study.title)
+    shown.add_column("row")
+    for name in names:
+        in_paper = any(name in row.further for row in paper.values())
+        shown.add_column(f"{name}, paper | ours" if in_paper else name, justify="right")
+    for row in study.rows:
+        runs, theirs = further.get(row.name, ()), paper.get(row.name, NOTHING)
+        cells = [_further_cell(name, theirs, runs) for name in names]
+        if any(cells):
+            shown.add_row(row.name, *cells)
     return shown
 
 

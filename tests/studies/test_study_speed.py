@@ -13,7 +13,7 @@ from foveal.engine.predict import Detector
 from foveal.engine.progress import Silent
 from studies.command import Plan, main
 from studies.fig2_speed import run as fig2
-from studies.report import table
+from studies.report import further_table
 from studies.results import read_results
 from studies.runs import Finished, Outcome
 from studies.study import PaperRow, Row, paper_rows
@@ -133,7 +133,7 @@ def test_the_papers_times_stand_beside_ours():
         "ResNet-18, 96 px": [{"ms": 5.0, "timed_on": "cpu"}, {}],
     }
     printed = io.StringIO()
-    Console(file=printed, width=250).print(table(TABLE_1E, {}, paper, further))
+    Console(file=printed, width=80).print(further_table(TABLE_1E, further, paper))
     lines = {line.split("│")[1].strip(): line for line in printed.getvalue().splitlines() if "│" in line}
     assert "ms, paper | ours" in printed.getvalue()
     assert "64 | 12 " in lines["ResNet-50, 400 px"]
@@ -141,6 +141,8 @@ def test_the_papers_times_stand_beside_ours():
     assert "|" not in lines["ResNet-18, 96 px"]
     assert lines["ResNet-50, 400 px"].count("cpu") == 1
     assert "198 | -" in lines["ResNet-101, 800 px"]
+    assert "ResNet-34, 96 px" not in lines
+    assert further_table(TABLE_1E, {"ResNet-18, 96 px": [{}]}, paper) is None
 
 
 # -- the front ---------------------------------------------------------------------------------------------------------
