@@ -69,7 +69,7 @@ def run(
     if not drawn:
         raise TrainingError(f"no run of {plan.study.baseline} has finished without diverging: nothing to draw")
     lines = [line for one in measured for line in _lines(one)]
-    same = ("row", "seed", "scale", "data", "side", "loss")
+    same = ("row", "seed", "scale", "data", "side", "gamma")
     write_results(folder / "result.csv", lines, [row.name for row in plan.study.rows], same)
     write_points(folder / "points.csv", points([one.found for one in drawn]))
     save(_figure(drawn), folder / "figure.png")
@@ -103,7 +103,7 @@ def _lines(one: Measured) -> list[dict[str, object]]:
             "scale": outcome.scale,
             "data": outcome.data,
             "side": side,
-            "loss": loss,
+            "gamma": loss.removeprefix("gamma "),
             "elements": one.found.elements(side),
             **{name: _percent(share, 2) for name, share in zip(SHARES, one.shares(side, loss), strict=True)},
             "config": outcome.key,

@@ -74,7 +74,8 @@ def test_two_seeds_end_in_a_table_two_files_and_a_figure(plan):
     assert [(one.run.row, one.run.outcome.seed) for one in found] == [("gamma 2", 0), ("gamma 2", 1)]
     lines = read_results(plan.study.folder / "result.csv")
     assert len(lines) == 2 * 2 * 4
-    assert [(line["side"], line["loss"]) for line in lines[:8]] == [(s, x) for s in fig4.SIDES for x in fig4.LOSSES]
+    gammas = ("0", "0.5", "1", "2")
+    assert [(line["side"], line["gamma"]) for line in lines[:8]] == [(s, x) for s in fig4.SIDES for x in gammas]
     for line in lines:
         assert 0 < float(line["hardest 1 %"]) <= float(line["hardest 10 %"]) <= float(line["hardest 20 %"]) <= 100
     assert "about half in the hardest 20 %" in said.getvalue()
