@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from foveal.engine.checkpoint import write_text
 from studies.report import sentences, shown_rows
@@ -31,7 +32,10 @@ def measured(study: Study) -> str:
         outcome = outcome_of(line)
         groups.setdefault((outcome.scale, outcome.data), {}).setdefault(line["row"], {})[outcome.seed] = outcome
     paper = paper_rows(study.folder)
-    return "\n".join(_group(study, scale, data, results, paper) for (scale, data), results in groups.items())
+    return "\n".join(
+        _group(replace(study.at(scale), rows=study.chosen(None, scale)), scale, data, results, paper)
+        for (scale, data), results in groups.items()
+    )
 
 
 def _group(

@@ -48,6 +48,23 @@ class Outcome:
     date: str
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done, with where it is and what it was made of.
+
+    row: its name in the study that asks. folder: the run's. data: the data set's folder. split: the one that counts.
+    device: auto or cpu, for whoever looks at the run again.
+    """
+
+    row: str
+    outcome: Outcome
+    config: Config
+    folder: Path
+    data: Path
+    split: str
+    device: str
+
+
 def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of the run in this folder; None if it is not finished."""
     file = folder / OUTCOME
