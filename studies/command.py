@@ -41,6 +41,7 @@ def main(
     names = chosen.rows or usual
     try:
         scale, data = scale_and_data(chosen.scale, chosen.data, chosen.runs)
+        scale = scale if chosen.steps is None else scale.with_steps(chosen.steps)
         plan = Plan(study.at(scale.name), scale, data, chosen.runs, chosen.seeds)
         if chosen.dry_run:
             Console(soft_wrap=True).print(missing(plan, names), markup=False, highlight=False)
@@ -56,6 +57,7 @@ def parser(study: Study) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"python -m studies.{study.name}", description=study.title)
     made.add_argument("--data", type=Path, help="a data set; the small scale draws its own where none is given")
     made.add_argument("--scale", choices=("small", "paper"), default="small", help="minutes on a CPU, or the paper's")
+    made.add_argument("--steps", type=_count, help="of each run, where not the scale's own; told apart in results")
     made.add_argument("--seeds", type=_count, default=3, help="runs of each row, with seeds 0, 1, ... (default 3)")
     made.add_argument("--rows", nargs="+", metavar="NAME", help=f"some of: {', '.join(r.name for r in study.rows)}")
     made.add_argument("--dry-run", action="store_true", help="say what would be trained, and for how long")
@@ -115,7 +117,7 @@ def missing(plan: Plan, names: Sequence[str] | None = None) -> str:
     work = plan.work(names)
     left = [item for item in work if read_outcome(item.folder) is None]
     minutes, because = expected_minutes(plan.runs, plan.scale, plan.data)
-    where = f"at scale {plan.scale.name} on {plan.data.name}"
+    where = f"at scale {plan.scale.label} on {plan.data.name}"
     lines = [f"{plan.study.title}: {len(left)} of {len(work)} runs are missing {where}"]
     for item in left:
         begun = ", begun" if (item.folder / "checkpoints").exists() else ""
@@ -225,5 +227,5 @@ def _pause() -> None:
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} seeds: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{number}: give 1 or more")
     return number

@@ -99,7 +99,7 @@ def finish(
     last = last_line(folder)
     outcome = Outcome(
         key=folder.name,
-        scale=scale.name,
+        scale=scale.label,
         data=data.name,
         seed=config.seed,
         ap=aps[0],
@@ -128,7 +128,7 @@ def last_line(folder: Path) -> Mapping[str, Any]:
 def expected_minutes(runs: Path, scale: Scale, data: Data) -> tuple[float, str]:
     """Of one run, and where that is from: the median of those that finished at this scale on these data."""
     outcomes = [read_outcome(file.parent) for file in sorted(runs.glob(f"*/{OUTCOME}"))]
-    known = [o.minutes for o in outcomes if o and not o.diverged and (o.scale, o.data) == (scale.name, data.name)]
+    known = [o.minutes for o in outcomes if o and not o.diverged and (o.scale, o.data) == (scale.label, data.name)]
     if known:
         return statistics.median(known), f"median of {len(known)} that finished"
     return scale.minutes, scale.because

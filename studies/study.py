@@ -100,6 +100,21 @@ class Scale:
     """Of one run; an expectation, until runs have finished."""
     because: str
     """Where that expectation comes from."""
+    steps: int | None = None
+    """Another length of all runs than the scale's own."""
+
+    @property
+    def label(self) -> str:
+        """What results are filed under: `small`, or `small 3600 steps`."""
+        return self.name if self.steps is None else f"{self.name} {self.steps} steps"
+
+    def with_steps(self, steps: int) -> Scale:
+        """The scale with runs of another length; milestones and warm-up are shares of it."""
+        usual = build_config({}).with_changes(self.base).train.steps
+        if steps == usual:
+            return self
+        length = {"train.steps": steps, "train.evaluate_every": steps}
+        return replace(self, base={**self.base, **length}, minutes=self.minutes * steps / usual, steps=steps)
 
     def config(self, study: Study, row: Row, seed: int) -> Config:
         further = study.at_paper_scale if self.name == "paper" else {}

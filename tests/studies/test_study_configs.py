@@ -241,3 +241,13 @@ def test_each_study_is_a_command_with_a_description():
 def test_a_study_without_result_says_so(name):
     folder = ROOT / "studies" / name
     assert (folder / "result.csv").exists() or "Not run yet" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_other_steps_change_the_length_alone_and_are_filed_apart():
+    longer = SCENES.with_steps(3600)
+    usual, changed = (config_of("table1b_gamma", "gamma 2", scale) for scale in (SCENES, longer))
+    assert {name for name, _, _ in differences(usual, changed)} == {"train.steps", "train.evaluate_every"}
+    assert (changed.train.steps, changed.train.evaluate_every) == (3600, 3600)
+    assert (SCENES.label, longer.label, longer.name) == ("small", "small 3600 steps", "small")
+    assert longer.minutes == pytest.approx(4 * SCENES.minutes)
+    assert SCENES.with_steps(900) is SCENES

@@ -15,6 +15,7 @@ from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
 from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
 from studies.prior.run import STUDY as PRIOR
+from studies.readme import measured
 from studies.report import figure
 from studies.results import read_results, write_results
 from studies.runs import finish, last_line, read_outcome
@@ -208,3 +209,15 @@ def test_rows_come_in_the_studys_order_one_seed_after_the_other(plan):
         ("gamma 2", 1),
     ]
     assert Row("x", {}).changes == {}
+
+
+def test_runs_of_another_length_are_other_runs_and_other_lines(plan, tmp_path):
+    plan = dataclasses.replace(plan, runs=tmp_path / "runs", seeds=1)
+    quietly(plan, ["gamma 2"])
+    quietly(dataclasses.replace(plan, scale=plan.scale.with_steps(3)), ["gamma 2"])
+    lines = read_results(plan.study.folder / "result.csv")
+    assert [(line["scale"], line["steps"]) for line in lines] == [("small", "2"), ("small 3 steps", "3")]
+    assert lines[0]["config"] != lines[1]["config"]
+    text = measured(plan.study)
+    assert "at scale small on tiny" in text
+    assert "at scale small 3 steps on tiny" in text
