@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +14,39 @@ from rich.console import Console
 
 from foveal.config import Config
 from foveal.engine.progress import ConsoleReporter, Reporter
-from foveal.errors import FovealError
+from foveal.errors import FovealError, Interrupted
 from studies.drawing import save
 from studies.keys import run_key
+from studies.locks import alone, if_free
 from studies.readme import write_measured
-from studies.report import figure, sentences, table
+from studies.report import figure, further_table, sentences, table
 from studies.results import line_of, write_results
-from studies.runs import Outcome, expected_minutes, finish, read_outcome
+from studies.runs import Finished, Outcome, expected_minutes, finish, read_outcome
 from studies.scales import Data, scale_and_data
-from studies.study import Row, Scale, Study, paper_rows
+from studies.study import Further, Row, Scale, Study, paper_rows
 
 RUNS = Path("runs/studies")
+POLL_S = 2.0
+"""Between two looks at the runs that another process is training."""
+
+Act = Callable[["Plan", Sequence[str] | None, str], object]
+"""What a command does with a plan, the names of its rows and a device."""
 
 
-def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+def main(
+    study: Study, arguments: Sequence[str] | None = None, act: Act | None = None, usual: Sequence[str] | None = None
+) -> int:
+    """The command; returns its exit code. `act` stands in for `run`, `usual` for all rows where none are named."""
     chosen = parser(study).parse_args(arguments)
+    names = chosen.rows or usual
     try:
         scale, data = scale_and_data(chosen.scale, chosen.data, chosen.runs)
-        plan = Plan(study, scale, data, chosen.runs, chosen.seeds)
+        scale = scale if chosen.steps is None else scale.with_steps(chosen.steps)
+        plan = Plan(study.at(scale.name), scale, data, chosen.runs, chosen.seeds)
         if chosen.dry_run:
-            Console(soft_wrap=True).print(missing(plan, chosen.rows), markup=False, highlight=False)
+            Console(soft_wrap=True).print(missing(plan, names), markup=False, highlight=False)
         else:
-            run(plan, chosen.rows, chosen.device)
+            (act or run)(plan, names, chosen.device)
     except FovealError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -46,6 +57,7 @@ def parser(study: Study) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog=f"python -m studies.{study.name}", description=study.title)
     made.add_argument("--data", type=Path, help="a data set; the small scale draws its own where none is given")
     made.add_argument("--scale", choices=("small", "paper"), default="small", help="minutes on a CPU, or the paper's")
+    made.add_argument("--steps", type=_count, help="of each run, where not the scale's own; told apart in results")
     made.add_argument("--seeds", type=_count, default=3, help="runs of each row, with seeds 0, 1, ... (default 3)")
     made.add_argument("--rows", nargs="+", metavar="NAME", help=f"some of: {', '.join(r.name for r in study.rows)}")
     made.add_argument("--dry-run", action="store_true", help="say what would be trained, and for how long")
@@ -75,8 +87,8 @@ class Plan:
     seeds: int
 
     def work(self, names: Sequence[str] | None = None) -> list[Work]:
-        """All runs of these rows, finished or not: one seed of every row comes before the next seed."""
-        rows = self.study.chosen(names)
+        """All runs of these rows at this scale, finished or not: one seed of every row comes before the next seed."""
+        rows = self.study.chosen(names, self.scale.name)
         found = []
         for seed in range(self.seeds):
             for row in rows:
@@ -85,10 +97,19 @@ class Plan:
                 found.append(Work(row, seed, config, self.runs / run_key(config, self.labels, method=method)))
         return found
 
+    def finished(self, device: str = "auto") -> list[Finished]:
+        """The runs of all rows that are done."""
+        outcomes = ((item, read_outcome(item.folder)) for item in self.work())
+        return [self.done(item, outcome, device) for item, outcome in outcomes if outcome]
+
+    def done(self, item: Work, outcome: Outcome, device: str) -> Finished:
+        where = (item.folder, self.data.folder, self.scale.test_split, device)
+        return Finished(item.row.name, outcome, item.config, *where)
+
     @functools.cached_property
     def labels(self) -> str:
         """The fingerprint of the splits that are learnt from and scored; COCO's takes seconds to read."""
-        first = self.scale.config(self.study, self.study.rows[0], 0)
+        first = self.scale.config(self.study, self.study.chosen(None, self.scale.name)[0], 0)
         return self.data.fingerprint([first.data.train_split, self.scale.test_split])
 
 
@@ -97,7 +118,7 @@ def missing(plan: Plan, names: Sequence[str] | None = None) -> str:
     work = plan.work(names)
     left = [item for item in work if read_outcome(item.folder) is None]
     minutes, because = expected_minutes(plan.runs, plan.scale, plan.data)
-    where = f"at scale {plan.scale.name} on {plan.data.name}"
+    where = f"at scale {plan.scale.label} on {plan.data.name}"
     lines = [f"{plan.study.title}: {len(left)} of {len(work)} runs are missing {where}"]
     for item in left:
         begun = ", begun" if (item.folder / "checkpoints").exists() else ""
@@ -115,17 +136,14 @@ def run(
     console: Console | None = None,
 ) -> dict[str, dict[int, Outcome]]:
     """Finishes the runs of these rows; result.csv grows with each. Reports on all rows that have finished."""
-    reporter, console = reporter or ConsoleReporter(), console or Console()
-    study, work = plan.study, plan.work(names)
-    for number, item in enumerate(work, start=1):
-        reporter.say(f"{study.name} {number}/{len(work)}: {item.row.name}, seed {item.seed}, in {item.folder}")
-        finish(item.config, plan.scale, plan.data, item.folder, device, reporter, item.row.method)
-        _record(plan, [item])
-    everything = plan.work()
-    _record(plan, everything)
-    results = _finished(everything)
+    console, study = console or Console(), plan.study
+    finish_all(plan, names, device, reporter, lambda done: _record(plan, [done]))
+    everything = plan.finished(device)
+    further, results = _record(plan, everything), by_row(everything)
     paper = paper_rows(study.folder)
     console.print(table(study, results, paper))
+    if more := further_table(study, further, paper):
+        console.print(more)
     for said in sentences(study, results, paper):
         console.print(said, markup=False, highlight=False)
     drawn = study.draw(study, results) if study.draw else figure(study, results, paper)
@@ -140,27 +158,75 @@ def run(
     return results
 
 
-def _finished(work: Sequence[Work]) -> dict[str, dict[int, Outcome]]:
+def finish_all(
+    plan: Plan,
+    names: Sequence[str] | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    then: Callable[[Finished], object] | None = None,
+) -> None:
+    """Finishes the runs of these rows; `then` is called with each as soon as it is done.
+
+    A run that another process is training is left alone until all others are done. Then it is waited for, and taken up
+    if the other stops without finishing it.
+    """
+    reporter, work = reporter or ConsoleReporter(), plan.work(names)
+    waiting, told = list(enumerate(work, start=1)), 0
+    while waiting:
+        held = []
+        for number, item in waiting:
+            with if_free(item.folder) as free:
+                if not free and read_outcome(item.folder) is None:
+                    held.append((number, item))
+                    continue
+                about = f"{item.row.name}, seed {item.seed}, in {item.folder}"
+                reporter.say(f"{plan.study.name} {number}/{len(work)}: {about}")
+                outcome = finish(item.config, plan.scale, plan.data, item.folder, device, reporter, item.row.method)
+            if then:
+                then(plan.done(item, outcome, device))
+        if held:
+            if len(held) != told:
+                reporter.say(f"another process is training {len(held)} of these runs; waiting for it")
+            _pause()
+        waiting, told = held, len(held)
+
+
+def by_row(runs: Sequence[Finished]) -> dict[str, dict[int, Outcome]]:
     results: dict[str, dict[int, Outcome]] = {}
-    for item in work:
-        if outcome := read_outcome(item.folder):
-            results.setdefault(item.row.name, {})[item.seed] = outcome
+    for done in runs:
+        results.setdefault(done.row, {})[done.outcome.seed] = done.outcome
     return results
 
 
-def _record(plan: Plan, work: Sequence[Work]) -> None:
-    """Puts what has finished into result.csv."""
-    study = plan.study
+def further_of(study: Study, done: Finished) -> Further:
+    """A run's further columns. One process at a time finds them, since it keeps them in the run's folder."""
+    if study.extra is None:
+        return {}
+    with alone(done.folder):
+        return study.extra(done)
+
+
+def _record(plan: Plan, runs: Sequence[Finished]) -> dict[str, list[Further]]:
+    """Puts runs into result.csv; returns their further columns by row."""
+    found: dict[str, list[Further]] = {}
     lines = []
-    for item in work:
-        if outcome := read_outcome(item.folder):
-            extra = study.extra(item.config, plan.data.folder, item.folder) if study.extra else {}
-            lines.append(line_of(item.row.name, outcome, extra))
-    write_results(study.folder / "result.csv", lines, [row.name for row in study.rows])
+    for done in runs:
+        further = further_of(plan.study, done)
+        found.setdefault(done.row, []).append(further)
+        lines.append(line_of(done.row, done.outcome, further))
+    write_results(plan.study.folder / "result.csv", lines, [row.name for row in plan.study.rows])
+    return found
+
+
+def _pause() -> None:
+    try:
+        time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped while another process was training; the same command goes on") from None
 
 
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} seeds: give 1 or more")
+        raise argparse.ArgumentTypeError(f"{number}: give 1 or more")
     return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,9 +31,11 @@ def panels(columns: int, width: float = 9.0, height: float = 3.6) -> tuple[Figur
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a PNG without the version of what drew it."""
+    """Writes a PNG without the version of what drew it; at once, never half a picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    beside = path.with_name(f".{path.name}.part-{os.getpid()}")
+    figure.savefig(beside, format="png", dpi=110, metadata={"Software": None})
+    os.replace(beside, path)
     return path
 
 

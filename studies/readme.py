@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from foveal.engine.checkpoint import write_text
 from studies.report import sentences, shown_rows
@@ -31,7 +32,14 @@ def measured(study: Study) -> str:
         outcome = outcome_of(line)
         groups.setdefault((outcome.scale, outcome.data), {}).setdefault(line["row"], {})[outcome.seed] = outcome
     paper = paper_rows(study.folder)
-    return "\n".join(_group(study, scale, data, results, paper) for (scale, data), results in groups.items())
+    return "\n".join(
+        _group(_of_scale(study, label.split()[0]), label, data, results, paper)
+        for (label, data), results in groups.items()
+    )
+
+
+def _of_scale(study: Study, scale: str) -> Study:
+    return replace(study.at(scale), rows=study.chosen(None, scale))
 
 
 def _group(
@@ -43,7 +51,7 @@ def _group(
 ) -> str:
     heads = ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss")
     lines = [
-        f"AP / AP50 / AP75 at the {scale} scale on {data}, means over seeds:",
+        f"AP / AP50 / AP75 at scale {scale} on {data}, means over seeds:",
         "",
         _line(heads),
         _line(["---", *["---:"] * (len(heads) - 1)]),

@@ -12,7 +12,7 @@ from rich.table import Table
 from studies.compare import paired_difference, sentence
 from studies.drawing import BLUE, ORANGE, panels
 from studies.runs import Outcome
-from studies.study import PaperRow, Results, Study
+from studies.study import Further, PaperRow, Results, Study
 
 NOTHING = PaperRow(None, None, None)
 
@@ -48,6 +48,26 @@ def shown_rows(study: Study, results: Results, paper: Mapping[str, PaperRow]) ->
             ]
         )
     return rows
+
+
+def further_table(
+    study: Study, further: Mapping[str, Sequence[Further]], paper: Mapping[str, PaperRow]
+) -> Table | None:
+    """The further columns of the rows that have some, means over seeds; None where no row has any."""
+    names = dict.fromkeys(name for runs in further.values() for run in runs for name in run)
+    if not names:
+        return None
+    shown = Table(title=study.title)
+    shown.add_column("row")
+    for name in names:
+        in_paper = any(name in row.further for row in paper.values())
+        shown.add_column(f"{name}, paper | ours" if in_paper else name, justify="right")
+    for row in study.rows:
+        runs, theirs = further.get(row.name, ()), paper.get(row.name, NOTHING)
+        cells = [_further_cell(name, theirs, runs) for name in names]
+        if any(cells):
+            shown.add_row(row.name, *cells)
+    return shown
 
 
 def sentences(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> list[str]:
@@ -114,3 +134,11 @@ def _our_cell(outcomes: Sequence[Outcome]) -> str:
         return "not run"
     columns = ([o.ap for o in outcomes], [o.ap50 for o in outcomes], [o.ap75 for o in outcomes])
     return " / ".join(f"{statistics.fmean(column):.1f}" for column in columns)
+
+
+def _further_cell(name: str, paper: PaperRow, runs: Sequence[Further]) -> str:
+    """The paper's number, if it has one, and the mean of ours; words once."""
+    found = [run[name] for run in runs if name in run]
+    numbers = [value for value in found if not isinstance(value, str)]
+    ours = f"{statistics.fmean(numbers):.3g}" if numbers else ", ".join(dict.fromkeys(map(str, found)))
+    return f"{paper.further[name]:g} | {ours or '-'}" if name in paper.further else ours

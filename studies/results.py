@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from foveal.engine.checkpoint import write_text
+from studies.locks import alone
 from studies.runs import Outcome
+from studies.study import Further
 
 COLUMNS = (
     "row seed scale data AP AP50 AP75 diverged loss steps minutes config commit machine date".split()
@@ -17,7 +19,7 @@ COLUMNS = (
 SAME_RUN = ("row", "seed", "scale", "data")
 
 
-def line_of(row: str, outcome: Outcome, extra: Mapping[str, float]) -> dict[str, Any]:
+def line_of(row: str, outcome: Outcome, further: Further) -> dict[str, Any]:
     return {
         "row": row,
         "seed": outcome.seed,
@@ -31,7 +33,7 @@ def line_of(row: str, outcome: Outcome, extra: Mapping[str, float]) -> dict[str,
         "steps": outcome.steps,
         "minutes": outcome.minutes,
         "config": outcome.key,
-        **{name: f"{value:.6g}" for name, value in extra.items()},
+        **{name: value if isinstance(value, str) else f"{value:.6g}" for name, value in further.items()},
         "commit": outcome.commit,
         "machine": outcome.machine,
         "date": outcome.date,
@@ -58,19 +60,24 @@ def outcome_of(line: Mapping[str, str]) -> Outcome:
     )
 
 
-def write_results(path: Path, lines: Sequence[Mapping[str, Any]], rows: Sequence[str]) -> None:
-    """Puts `lines` in the place of older ones of the same row, seed, scale and data; at once, never half a file."""
-    merged: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    for line in [*read_results(path), *lines]:
-        merged[tuple(str(line[name]) for name in SAME_RUN)] = line
-    kept = [line for line in merged.values() if line["row"] in rows]
-    kept.sort(key=lambda line: (line["scale"], line["data"], rows.index(line["row"]), int(line["seed"])))
-    columns = [*COLUMNS, *dict.fromkeys(name for line in kept for name in line if name not in COLUMNS)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(kept)
-    write_text(path, text.getvalue())
+def write_results(
+    path: Path, lines: Sequence[Mapping[str, Any]], rows: Sequence[str], same: Sequence[str] = SAME_RUN
+) -> None:
+    """Puts `lines` in the place of older ones that agree with them in `same`; at once, never half a file.
+
+    Two processes may do so at a time: each adds to what the other wrote. Lines of rows that are not in `rows` go.
+    """
+    with alone(path):
+        merged: dict[tuple[str, ...], Mapping[str, Any]] = {}
+        for line in [*read_results(path), *lines]:
+            merged[tuple(str(line[name]) for name in same)] = line
+        kept = [line for line in merged.values() if line["row"] in rows]
+        kept.sort(key=lambda line: (line["scale"], line["data"], rows.index(line["row"]), int(line.get("seed") or 0)))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _columns(kept), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_text(path, text.getvalue())
 
 
 def read_results(path: Path) -> list[dict[str, str]]:
@@ -79,3 +86,9 @@ def read_results(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def _columns(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All that some line has: those that studies share in their order, then the others as they come."""
+    found = dict.fromkeys(name for line in lines for name in line) or dict.fromkeys(COLUMNS)
+    return [*(name for name in COLUMNS if name in found), *(name for name in found if name not in COLUMNS)]

@@ -48,6 +48,23 @@ class Outcome:
     date: str
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done, with where it is and what it was made of.
+
+    row: its name in the study that asks. folder: the run's. data: the data set's folder. split: the one that counts.
+    device: auto or cpu, for whoever looks at the run again.
+    """
+
+    row: str
+    outcome: Outcome
+    config: Config
+    folder: Path
+    data: Path
+    split: str
+    device: str
+
+
 def read_outcome(folder: Path) -> Outcome | None:
     """The outcome of the run in this folder; None if it is not finished."""
     file = folder / OUTCOME
@@ -95,7 +112,7 @@ def finish(
     last = last_line(folder)
     outcome = Outcome(
         key=folder.name,
-        scale=scale.name,
+        scale=scale.label,
         data=data.name,
         seed=config.seed,
         ap=aps[0],
@@ -124,7 +141,7 @@ def last_line(folder: Path) -> Mapping[str, Any]:
 def expected_minutes(runs: Path, scale: Scale, data: Data) -> tuple[float, str]:
     """Of one run, and where that is from: the median of those that finished at this scale on these data."""
     outcomes = [read_outcome(file.parent) for file in sorted(runs.glob(f"*/{OUTCOME}"))]
-    known = [o.minutes for o in outcomes if o and not o.diverged and (o.scale, o.data) == (scale.name, data.name)]
+    known = [o.minutes for o in outcomes if o and not o.diverged and (o.scale, o.data) == (scale.label, data.name)]
     if known:
         return statistics.median(known), f"median of {len(known)} that finished"
     return scale.minutes, scale.because

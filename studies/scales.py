@@ -17,6 +17,7 @@ from foveal.data.detect import read_data
 from foveal.data.scenes import DRAWING_VERSION, write_scenes
 from foveal.engine.demo import SIDE
 from foveal.errors import UsageError
+from studies.locks import alone
 from studies.study import Scale
 
 # A network that learns in minutes on a CPU: ImageNet's MobileNetV2 with frozen batch norm, as the paper's ResNet, and
@@ -98,8 +99,10 @@ class Data:
     scenes: Mapping[str, Any] | None = None
 
     def prepare(self) -> None:
+        """Writes the scenes if they are not there; two processes that begin at once write them once."""
         if self.scenes is not None:
-            write_scenes(self.folder, **self.scenes)
+            with alone(self.folder):
+                write_scenes(self.folder, **self.scenes)
 
     def fingerprint(self, splits: list[str]) -> str:
         """Changes when labels do, or for scenes the way they are drawn; the same wherever the folder lies."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from foveal.engine.progress import Reporter
-    from studies.runs import Outcome
+    from studies.runs import Finished, Outcome
 
 Changes = Mapping[str, Any]
 Results = Mapping[str, Mapping[int, "Outcome"]]
 """Outcomes by row and seed: those that are there."""
+Further = Mapping[str, float | str]
+"""What a run has beside AP and loss, by the name of its column."""
 
 COMPARABLE = ("loss.", "anchors.", "assignment.", "model.prior")
 
@@ -53,6 +55,8 @@ class Row:
 
     name: str
     changes: Changes
+    only_at: str | None = None
+    """The one scale that has this row; None where all have it."""
     method: Method | None = None
     """The detector, where it is not Foveal's own."""
 
@@ -68,32 +72,43 @@ class Study:
     """The row that the others are compared with."""
     at_paper_scale: Changes = field(default_factory=dict)
     """What all rows have besides at the paper's scale, such as another backbone."""
-    extra: Callable[[Config, Path, Path], Mapping[str, float]] | None = None
-    """Further columns of a row, from its config, the data and the run's folder."""
+    compares: tuple[str, ...] = COMPARABLE
+    """How the settings begin that rows may change; all others are the same for all rows."""
+    paper_baseline: str | None = None
+    """The baseline at the paper's scale, where that has other rows."""
+    extra: Callable[[Finished], Further] | None = None
+    """Further columns of a run; what takes long to find is kept in the run's folder."""
     draw: Callable[[Study, Results], Figure] | None = None
     """The figure, where it is not the usual one."""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         assert len(set(names)) == len(names), f"{self.title}: two rows have one name"
-        assert self.baseline in names, f"{self.title}: no row is called {self.baseline}"
+        for baseline in (self.baseline, self.paper_baseline or self.baseline):
+            assert baseline in names, f"{self.title}: no row is called {baseline}"
         for row in self.rows:
             unknown = [name for name in row.changes if name not in field_names()]
             assert not unknown, f"{self.title}: row {row.name} changes {unknown}, which are no settings"
-            others = [name for name in row.changes if not name.startswith(COMPARABLE)]
+            others = [name for name in row.changes if not name.startswith(self.compares)]
             assert not others, f"{self.title}: row {row.name} changes {others}, which would be the same for all rows"
 
     @property
     def name(self) -> str:
         return self.folder.name
 
-    def chosen(self, names: Sequence[str] | None) -> tuple[Row, ...]:
-        """The rows of these names, in the study's order; all for None."""
-        known = [row.name for row in self.rows]
+    def chosen(self, names: Sequence[str] | None, scale: str | None = None) -> tuple[Row, ...]:
+        """The rows of these names, in the study's order; all for None. `scale` leaves out those of another scale."""
+        there = [row for row in self.rows if scale is None or row.only_at in (None, scale)]
+        known = [row.name for row in there]
         unknown = [name for name in names or () if name not in known]
         if unknown:
-            raise UsageError(f"{self.name} has no row {unknown[0]!r}: use some of {', '.join(map(repr, known))}")
-        return tuple(row for row in self.rows if names is None or row.name in names)
+            where = "" if scale is None else f" at the {scale} scale"
+            raise UsageError(f"{self.name} has no row {unknown[0]!r}{where}: use some of {', '.join(map(repr, known))}")
+        return tuple(row for row in there if names is None or row.name in names)
+
+    def at(self, scale: str) -> Study:
+        """The study with the baseline of a scale."""
+        return replace(self, baseline=self.paper_baseline) if scale == "paper" and self.paper_baseline else self
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,21 @@ class Scale:
     """Of one run; an expectation, until runs have finished."""
     because: str
     """Where that expectation comes from."""
+    steps: int | None = None
+    """Another length of all runs than the scale's own."""
+
+    @property
+    def label(self) -> str:
+        """What results are filed under: `small`, or `small 3600 steps`."""
+        return self.name if self.steps is None else f"{self.name} {self.steps} steps"
+
+    def with_steps(self, steps: int) -> Scale:
+        """The scale with runs of another length; milestones and warm-up are shares of it."""
+        usual = build_config({}).with_changes(self.base).train.steps
+        if steps == usual:
+            return self
+        length = {"train.steps": steps, "train.evaluate_every": steps}
+        return replace(self, base={**self.base, **length}, minutes=self.minutes * steps / usual, steps=steps)
 
     def config(self, study: Study, row: Row, seed: int) -> Config:
         further = study.at_paper_scale if self.name == "paper" else {}
@@ -122,15 +152,21 @@ class PaperRow:
     ap50: float | None
     ap75: float | None
     note: str = ""
+    further: Mapping[str, float] = field(default_factory=dict)
+    """Other numbers than AP, by the name of their column."""
 
 
 def paper_rows(folder: Path) -> dict[str, PaperRow]:
     """paper.csv of a study's folder, by the names of its rows."""
     with (folder / "paper.csv").open(newline="", encoding="utf-8") as file:
-        return {
-            line["row"]: PaperRow(*(_number(line[name]) for name in ("AP", "AP50", "AP75")), line.get("note") or "")
-            for line in csv.DictReader(file)
-        }
+        return {line["row"]: _paper_row(line) for line in csv.DictReader(file)}
+
+
+def _paper_row(line: Mapping[str, str]) -> PaperRow:
+    numbers = {name: _number(text) for name, text in line.items() if name not in ("row", "note")}
+    ap, ap50, ap75 = (numbers.pop(name) for name in ("AP", "AP50", "AP75"))
+    further = {name: number for name, number in numbers.items() if number is not None}
+    return PaperRow(ap, ap50, ap75, line.get("note") or "", further)
 
 
 def _number(text: str) -> float | None:

@@ -26,15 +26,16 @@ from foveal.losses.classification import classification_loss
 from foveal.losses.total import detector_loss
 from foveal.matching import Match, match
 from foveal.model.retinanet import build_model
+from studies.runs import Finished
 
 FILE = "first-loss.json"
 
 
-def first_losses(config: Config, data: Path, folder: Path) -> dict[str, float]:
+def first_losses(run: Finished) -> dict[str, float]:
     """{"first_loss": measured, "closed_form": ...}, kept in the run's folder."""
-    if not (folder / FILE).exists():
-        write_json(folder / FILE, measure(config, data))
-    return read_json(folder / FILE)
+    if not (run.folder / FILE).exists():
+        write_json(run.folder / FILE, measure(run.config, run.data))
+    return read_json(run.folder / FILE)
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ STUDY = Study(
     rows=(
         Row("one stage, FL", {"loss.name": "focal", "loss.gamma": 2.0, "loss.alpha": 0.25}),
         Row("one stage, SSD 1:3", {"loss.name": "cross_entropy", "loss.mining": "ssd"}),
-        Row("two stages, 1:3 sampling", FIRST_STAGE, TwoStages("random")),
-        Row("two stages, OHEM", FIRST_STAGE, TwoStages("hardest")),
+        Row("two stages, 1:3 sampling", FIRST_STAGE, method=TwoStages("random")),
+        Row("two stages, OHEM", FIRST_STAGE, method=TwoStages("hardest")),
     ),
     baseline="one stage, FL",
     at_paper_scale={"model.backbone": "resnet101"},

@@ -9,6 +9,7 @@ import torch
 
 from foveal.anchors import Anchors
 from foveal.config import Config, differences
+from foveal.data.images import target_size
 from foveal.errors import UsageError
 from foveal.model.retinanet import build_model
 from studies.scales import FOLDER, PAPER, SCENES, scale_and_data
@@ -20,12 +21,23 @@ NAMES = (
     "table1b_gamma",
     "table1c_anchors",
     "table1d_ohem",
+    "table1e_depth_scale",
     "table2_stages",
     "table3_fl_star",
     "fig7_beta_gamma",
     "prior",
 )
+WITHOUT_ROWS_OF_THEIR_OWN = ("fig2_speed", "fig4_cdf")
 STUDIES: dict[str, Study] = {name: importlib.import_module(f"studies.{name}.run").STUDY for name in NAMES}
+COMPARED = {
+    "table1e_depth_scale": ("model.backbone", "data.size", "data.max_size"),
+    "table2_stages": ("loss.", "anchors.", "assignment."),
+}
+BACKBONES = {
+    "table1d_ohem": {"resnet101"},
+    "table1e_depth_scale": {"resnet50", "resnet101"},
+    "table2_stages": {"resnet101"},
+}
 each_study = pytest.mark.parametrize("study", STUDIES.values(), ids=NAMES)
 each_scale = pytest.mark.parametrize("scale", [SCENES, FOLDER, PAPER], ids=["scenes", "folder", "paper"])
 
@@ -38,13 +50,14 @@ def config_of(study: str, row: str, scale=SCENES) -> Config:
 @each_study
 @each_scale
 def test_rows_differ_from_one_another_in_the_compared_thing_only(study, scale):
-    configs = [scale.config(study, row, seed=1) for row in study.rows]
-    for row, config in zip(study.rows, configs, strict=True):
-        assert set(row.changes) >= {name for name, _, _ in differences(configs[0], config)} - set(study.rows[0].changes)
-        compared = ("loss.", "anchors.", "model.prior", *(["assignment."] if row.method else []))
+    rows = study.chosen(None, scale.name)
+    configs = [scale.config(study, row, seed=1) for row in rows]
+    compared = COMPARED.get(study.name, ("loss.", "anchors.", "model.prior"))
+    for row, config in zip(rows, configs, strict=True):
+        assert set(row.changes) >= {name for name, _, _ in differences(configs[0], config)} - set(rows[0].changes)
         assert all(name.startswith(compared) for name in row.changes)
         assert config.seed == 1
-    runs = [(config, row.method) for config, row in zip(configs, study.rows, strict=True)]
+    runs = [(config, row.method) for config, row in zip(configs, rows, strict=True)]
     assert all(runs[i] != runs[j] for i in range(len(runs)) for j in range(i))
 
 
@@ -68,7 +81,7 @@ def test_gamma_2_at_the_papers_scale_is_the_preset_but_for_the_normaliser_and_wh
 @each_study
 def test_every_network_of_the_papers_scale_can_be_built(study):
     built = {}
-    for row in study.rows:
+    for row in study.chosen(None, "paper"):
         config = PAPER.config(study, row, seed=0)
         built.setdefault((config.model, config.anchors), (row, config))
     for _, config in built.values():
@@ -76,15 +89,14 @@ def test_every_network_of_the_papers_scale_can_be_built(study):
             model = build_model(config.with_changes({"model.channels_last": False}), 80, pretrained=False)
         anchors_of_a_cell = len(config.anchors.scales) * len(config.anchors.ratios)
         assert model.class_head.predict.out_channels == 80 * anchors_of_a_cell
-        deeper = study.name in ("table1d_ohem", "table2_stages")
-        assert config.model.backbone == ("resnet101" if deeper else "resnet50")
+    assert {config.model.backbone for _, config in built.values()} == BACKBONES.get(study.name, {"resnet50"})
 
 
 @each_study
 def test_paper_csv_has_rows_of_the_study_and_the_baseline(study):
     paper, rows = paper_rows(study.folder), [row.name for row in study.rows]
     assert list(paper) == [name for name in rows if name in paper]
-    assert study.baseline in paper
+    assert study.at("paper").baseline in paper
     with (study.folder / "paper.csv").open(newline="") as file:
         assert next(csv.reader(file))[:4] == ["row", "AP", "AP50", "AP75"]
 
@@ -102,6 +114,8 @@ def test_paper_csv_has_rows_of_the_study_and_the_baseline(study):
         ("table1d_ohem", "OHEM 1:3 256, NMS 0.5", (28.3, 42.4, 30.3)),
         ("table1d_ohem", "FL", (36.0, 54.9, 38.7)),
         ("table1d_ohem", "SSD 1:3", (None, None, None)),
+        ("table1e_depth_scale", "ResNet-50, 700 px", (35.1, None, None)),
+        ("table1e_depth_scale", "ResNet-101, 800 px", (37.8, None, None)),
         ("table2_stages", "one stage, FL", (39.1, 59.1, 42.3)),
         ("table2_stages", "two stages, 1:3 sampling", (36.2, 59.1, 39.0)),
         ("table2_stages", "one stage, SSD 1:3", (None, None, None)),
@@ -116,8 +130,9 @@ def test_the_papers_numbers(study, row, expected):
 
 def test_the_same_run_in_two_tables_has_the_same_numbers_of_the_paper():
     seen: dict[str, tuple] = {}
-    # Table 2 of the paper is of longer training on larger pictures, scored on test-dev.
-    for study in [study for name, study in STUDIES.items() if name != "table2_stages"]:
+    for study in STUDIES.values():
+        if study.name in ("table1e_depth_scale", "table2_stages"):  # their numbers are of test-dev
+            continue
         paper = paper_rows(study.folder)
         for row in study.rows:
             if row.name in paper:
@@ -133,8 +148,13 @@ def test_tables_share_their_common_rows():
         ("table2_stages", "one stage, FL"),
         ("table3_fl_star", "FL"),
         ("prior", "FL, pi 0.01"),
+        ("table1e_depth_scale", "MobileNetV2, 160 px"),
     ):
         assert differences(gamma_2, config_of(study, row)) == []
+    at_paper_scale = config_of("table1e_depth_scale", "ResNet-50, 600 px", PAPER)
+    assert at_paper_scale == config_of("table1b_gamma", "gamma 2", PAPER)
+    deeper = config_of("table1e_depth_scale", "ResNet-101, 600 px", PAPER)
+    assert deeper == config_of("table1d_ohem", "FL", PAPER)
     balanced = config_of("table1a_alpha", "alpha 0.75")
     for study, row in (("table1b_gamma", "gamma 0"), ("table3_fl_star", "CE"), ("fig7_beta_gamma", "CE")):
         assert differences(balanced, config_of(study, row)) == []
@@ -142,9 +162,42 @@ def test_tables_share_their_common_rows():
     assert config_of("table3_fl_star", "FL* gamma 4, beta 0") == config_of("fig7_beta_gamma", "FL* gamma 4, beta 0")
 
 
+def test_a_scale_has_its_own_rows_and_baseline():
+    study = STUDIES["table1e_depth_scale"]
+    small, paper = (study.chosen(None, scale) for scale in ("small", "paper"))
+    assert [len(small), len(paper), len(study.rows)] == [9, 10, 19]
+    assert study.at("small").baseline in [row.name for row in small]
+    assert study.at("paper").baseline in [row.name for row in paper]
+    assert all(study.at("paper") is study for study in STUDIES.values() if not study.paper_baseline)
+    with pytest.raises(UsageError, match="has no row 'ResNet-50, 600 px' at the small scale: use some of 'MobileNetV2"):
+        study.chosen(["ResNet-50, 600 px"], "small")
+    assert study.chosen(["ResNet-50, 600 px"], "paper") == study.chosen(["ResNet-50, 600 px"])
+
+
+@each_scale
+def test_no_size_is_cut_by_the_longest_side(scale):
+    study = STUDIES["table1e_depth_scale"]
+    for row in study.chosen(None, scale.name):
+        data = scale.config(study, row, seed=0).data
+        assert target_size((480, 480), data.size, data.longest) == (row.changes["data.size"],) * 2
+
+
+def test_the_paper_scales_longest_side_is_five_thirds_of_the_shorter_one():
+    rows = STUDIES["table1e_depth_scale"].chosen(None, "paper")
+    sides = [(row.changes["data.size"], row.changes["data.max_size"]) for row in rows[:5]]
+    assert sides == [(400, 667), (500, 833), (600, 1000), (700, 1167), (800, 1333)]
+
+
 def test_four_scales_are_quarter_octaves_and_one_ratio_is_a_square():
     assert config_of("table1c_anchors", "scales 4, ratios 3").anchors.scales == (1, 2**0.25, 2**0.5, 2**0.75)
     assert config_of("table1c_anchors", "scales 1, ratios 1").anchors.ratios == (1,)
+
+
+def test_a_study_says_what_its_rows_may_change(tmp_path):
+    rows = (Row("a", {}), Row("b", {"data.size": 320}))
+    assert Study(folder=tmp_path, title="t", rows=rows, baseline="a", compares=("data.size",)).rows == rows
+    with pytest.raises(AssertionError, match="the same for all"):
+        Study(folder=tmp_path, title="t", rows=rows, baseline="a")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +218,8 @@ def test_two_rows_of_one_name_and_a_baseline_that_is_no_row_are_refused(tmp_path
         Study(folder=tmp_path, title="t", rows=(Row("a", {}), Row("a", {})), baseline="a")
     with pytest.raises(AssertionError, match="no row is called b"):
         Study(folder=tmp_path, title="t", rows=(Row("a", {}),), baseline="b")
+    with pytest.raises(AssertionError, match="no row is called b"):
+        Study(folder=tmp_path, title="t", rows=(Row("a", {}),), baseline="a", paper_baseline="b")
 
 
 def test_a_small_scene_has_as_few_anchors_as_the_readme_of_table_1d_says():
@@ -188,14 +243,24 @@ def test_the_papers_scale_needs_data_and_the_small_one_draws_its_own(tmp_path):
 
 def test_each_study_is_a_command_with_a_description():
     folders = sorted(path.parent.name for path in ROOT.glob("studies/*/__main__.py"))
-    assert folders == sorted([*NAMES, "fig1_curves", "fig5_6_variants"])
+    assert folders == sorted([*NAMES, *WITHOUT_ROWS_OF_THEIR_OWN, "fig1_curves", "fig5_6_variants"])
     listed = (ROOT / "studies" / "README.md").read_text(encoding="utf-8")
     for name in folders:
         assert f"`python -m studies.{name}`" in listed
         assert f"python -m studies.{name}" in (ROOT / "studies" / name / "README.md").read_text(encoding="utf-8")
 
 
-@each_study
-def test_a_study_without_result_says_so(study):
-    text = (study.folder / "README.md").read_text(encoding="utf-8")
-    assert (study.folder / "result.csv").exists() or "Not run yet" in text
+@pytest.mark.parametrize("name", [*NAMES, *WITHOUT_ROWS_OF_THEIR_OWN])
+def test_a_study_without_result_says_so(name):
+    folder = ROOT / "studies" / name
+    assert (folder / "result.csv").exists() or "Not run yet" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_other_steps_change_the_length_alone_and_are_filed_apart():
+    longer = SCENES.with_steps(3600)
+    usual, changed = (config_of("table1b_gamma", "gamma 2", scale) for scale in (SCENES, longer))
+    assert {name for name, _, _ in differences(usual, changed)} == {"train.steps", "train.evaluate_every"}
+    assert (changed.train.steps, changed.train.evaluate_every) == (3600, 3600)
+    assert (SCENES.label, longer.label, longer.name) == ("small", "small 3600 steps", "small")
+    assert longer.minutes == pytest.approx(4 * SCENES.minutes)
+    assert SCENES.with_steps(900) is SCENES

@@ -4,77 +4,29 @@ import csv
 import dataclasses
 import io
 import json
-import shutil
 import signal
 
 import pytest
 from rich.console import Console
+from tiny_study import in_folder, quietly, tiny
 
 from foveal.engine.progress import Silent
 from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
 from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
 from studies.prior.run import STUDY as PRIOR
+from studies.readme import measured
 from studies.report import figure
 from studies.results import read_results, write_results
 from studies.runs import finish, last_line, read_outcome
-from studies.scales import EVERY_STUDY, Data
-from studies.study import Row, Scale, Study, paper_rows
+from studies.study import Row, Study, paper_rows
 from studies.table1a_alpha.run import STUDY as TABLE_1A
 from studies.table1b_gamma.run import STUDY as TABLE_1B
 from studies.table1c_anchors.run import STUDY as TABLE_1C
 from studies.table1d_ohem.run import STUDY as TABLE_1D
 from studies.table3_fl_star.run import STUDY as TABLE_3
 
-TINY = EVERY_STUDY | {
-    "model": {
-        "backbone": "resnet18",
-        "weights": "none",
-        "batch_norm": "evaluating",
-        "levels": "3-5",
-        "pyramid_channels": 8,
-        "head_channels": 8,
-        "head_depth": 1,
-    },
-    "anchors.sizes": (16, 28, 48),
-    "data": {"size": 64, "max_size": 64, "workers": 0, "horizontal_flip": 0.0},
-    "train": {"steps": 2, "batch_size": 4, "evaluate_every": 2, "log_every": 1, "warmup": 0},
-}
 GAMMAS = ["gamma 0", "gamma 2"]
-
-
-@pytest.fixture(scope="module")
-def shared_runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Data:
-    counts = {"train": 16, "val": 4, "test": 4}
-    made = Data("tiny", tmp_path_factory.mktemp("scenes") / "tiny", {"counts": counts, "size": 64, "seed": 1})
-    made.prepare()
-    return made
-
-
-def tiny(**changes) -> Scale:
-    base = TINY | {name.replace("__", "."): value for name, value in changes.items()}
-    return Scale("small", base, "test", minutes=3.0, because="a guess")
-
-
-def in_folder(study: Study, folder) -> Study:
-    """The study with a folder of its own to write into."""
-    folder.mkdir(exist_ok=True)
-    shutil.copy(study.folder / "paper.csv", folder)
-    return dataclasses.replace(study, folder=folder)
-
-
-def quietly(plan: Plan, names=None):
-    return run(plan, names, "cpu", Silent(), Console(file=io.StringIO(), width=200))
-
-
-@pytest.fixture
-def plan(tmp_path, shared_runs, data) -> Plan:
-    return Plan(in_folder(TABLE_1B, tmp_path / "study"), tiny(), data, shared_runs, seeds=2)
 
 
 @pytest.mark.parametrize(
@@ -257,3 +209,15 @@ def test_rows_come_in_the_studys_order_one_seed_after_the_other(plan):
         ("gamma 2", 1),
     ]
     assert Row("x", {}).changes == {}
+
+
+def test_runs_of_another_length_are_other_runs_and_other_lines(plan, tmp_path):
+    plan = dataclasses.replace(plan, runs=tmp_path / "runs", seeds=1)
+    quietly(plan, ["gamma 2"])
+    quietly(dataclasses.replace(plan, scale=plan.scale.with_steps(3)), ["gamma 2"])
+    lines = read_results(plan.study.folder / "result.csv")
+    assert [(line["scale"], line["steps"]) for line in lines] == [("small", "2"), ("small 3 steps", "3")]
+    assert lines[0]["config"] != lines[1]["config"]
+    text = measured(plan.study)
+    assert "at scale small on tiny" in text
+    assert "at scale small 3 steps on tiny" in text

@@ -1,7 +1,6 @@
 """Two stages from the first step to the table: they learn, stop and go on, are done once, and find what is there."""
 
 import dataclasses
-import io
 import json
 import shutil
 import signal
@@ -9,7 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
+from tiny_study import in_folder, quietly
 
 from foveal.anchors import Anchors
 from foveal.boxes import iou
@@ -26,7 +25,7 @@ from studies.command import Plan, run
 from studies.keys import PACKAGE
 from studies.results import read_results
 from studies.runs import read_outcome
-from studies.scales import EVERY_STUDY, PAPER, SCENES, Data
+from studies.scales import EVERY_STUDY, PAPER, SCENES
 from studies.study import Scale
 from studies.table1b_gamma.run import STUDY as TABLE_1B
 from studies.table1d_ohem.run import STUDY as TABLE_1D
@@ -59,34 +58,14 @@ SETTINGS = settings_of("small", "random")
 HARDEST = settings_of("small", "hardest")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Data:
-    counts = {"train": 16, "val": 4, "test": 4}
-    made = Data("tiny", tmp_path_factory.mktemp("scenes") / "tiny", {"counts": counts, "size": 64, "seed": 1})
-    made.prepare()
-    return made
-
-
 def tiny(name: str = "small", **changes) -> Scale:
     base = TINY | {name.replace("__", "."): value for name, value in changes.items()}
     return Scale(name, base, "test", minutes=3.0, because="a guess")
 
 
-@pytest.fixture(scope="module")
-def shared_runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
 @pytest.fixture
 def plan(tmp_path, shared_runs, data) -> Plan:
-    folder = tmp_path / "study"
-    folder.mkdir()
-    shutil.copy(STUDY.folder / "paper.csv", folder)
-    return Plan(dataclasses.replace(STUDY, folder=folder), tiny(), data, shared_runs, seeds=1)
-
-
-def quietly(plan: Plan, names, reporter=None):
-    return run(plan, names, "cpu", reporter or Silent(), Console(file=io.StringIO(), width=200))
+    return Plan(in_folder(STUDY, tmp_path / "study"), tiny(), data, shared_runs, seeds=1)
 
 
 def config(**changes) -> Config:
@@ -200,7 +179,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(plan, tmp_pat
     broken = dataclasses.replace(plan, runs=tmp_path / "runs")
     [work], [whole] = broken.work([row]), plan.work([row])
     with pytest.raises(Interrupted, match="step 2 of 4; go on with the same command"):
-        quietly(broken, [row], StopsAt(2))
+        run(broken, [row], "cpu", StopsAt(2))
     assert read_outcome(work.folder) is None
     resumed, unbroken = quietly(broken, [row])[row][0], quietly(plan, [row])[row][0]
     assert (resumed.ap, resumed.ap50, resumed.loss) == (unbroken.ap, unbroken.ap50, unbroken.loss)
@@ -337,30 +316,3 @@ def test_at_the_papers_scale_the_first_stage_has_three_anchors_a_cell_and_the_bo
     assert built.box_head.first.weight.shape == (1024, 7 * 7 * 256)
     assert (built.box_head.logits.out_features, built.box_head.deltas.out_features) == (81, 320)
     assert built.pooled == (3, 4, 5)
-
-
-@pytest.mark.slow
-def test_two_steps_of_the_papers_scale(plan, tmp_path):
-    # All of the paper's recipe but what a CPU has no time for, and weights that would have to be downloaded.
-    smaller = {
-        "model.backbone": "mobilenet_v2",
-        "model.weights": "none",
-        "model.batch_norm": "evaluating",
-        "data.size": 64,
-        "data.max_size": 64,
-        "data.workers": 0,
-        "train.batch_size": 2,
-        "train.steps": 2,
-        "train.log_every": 1,
-    }
-    scale = dataclasses.replace(PAPER, base={**PAPER.base, **smaller}, test_split="test")
-    study = dataclasses.replace(plan.study, at_paper_scale={})
-    plan = dataclasses.replace(plan, scale=scale, study=study, runs=tmp_path / "runs")
-    results = quietly(plan, TWO)
-    for work in plan.work(TWO):
-        outcome = results[work.row.name][0]
-        assert (outcome.steps, outcome.diverged, outcome.scale) == (2, False, "paper")
-        assert json.loads((work.folder / "settings.json").read_text())["rois"] == 512
-        lines = [json.loads(line) for line in (work.folder / "metrics.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == [1, 2]
-        assert all(0 < line["loss"] < 20 for line in lines)
