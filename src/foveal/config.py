@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from foveal.errors import ConfigError
 
 Backbone = Literal[
-    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "mobilenet_v2"
-]
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "mobilenet_v2",
+    "resnet50_caffe", "resnet101_caffe", "resnet152_caffe",
+]  # fmt: skip
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -36,7 +37,7 @@ class ModelConfig(Group):
     """The network: backbone, feature pyramid, the two subnets (paper section 4)."""
 
     backbone: Backbone = "resnet50"
-    """Feature extractor."""
+    """Feature extractor; `_caffe` has the stride of a block in its first convolution, as detectron2's weights want."""
     weights: str = "imagenet"
     """Start of the backbone: `imagenet` (downloaded by name), `none`, or the path of a .pth or .safetensors file."""
     batch_norm: Literal["frozen", "evaluating", "trained"] = "frozen"
@@ -47,8 +48,8 @@ class ModelConfig(Group):
     """Pyramid levels as FIRST-LAST; level l has a stride of 2^l pixels."""
     pyramid_channels: PositiveInt = 256
     """Channels of every pyramid level."""
-    p6_from: Literal["C5", "P5"] = "C5"
-    """What the level after P5 is computed from: C5 (the paper) or P5 (torchvision's first version)."""
+    p6_from: Literal["C5", "P5", "C5_linear"] = "C5"
+    """Source of P6: C5 (the paper), P5 (torchvision's first version), C5 with no ReLU before P7 (mmdetection)."""
     head_channels: PositiveInt = 256
     """Channels of the convolutions in both subnets."""
     head_depth: NonNegativeInt = 4

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from foveal.model.backbone import Backbone, BatchNormMode, conv_norm
 from foveal.model.mobilenet import MobileNetV2, relu6_
-from foveal.model.resnet import resnet
+from foveal.model.resnet import Bottleneck, resnet
 from foveal.model.weights import load_backbone, read_tensors
 
 # Published sizes of torchvision's classifiers, less the classifier (fc: 1000 (C + 1); MobileNetV2: 1000 x 1281).
@@ -113,6 +113,28 @@ def test_a_norm_in_training_uses_the_batch():
     y = conv_norm(IMAGES, conv, norm)
     assert_close(y.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
     assert norm.num_batches_tracked == 1
+
+
+def test_a_caffe_bottleneck_is_torchvisions_with_the_stride_in_its_first_convolution():
+    torch.manual_seed(0)
+    block = Bottleneck(8, 4, 2, 1, 64, stride_first=True).eval()
+    x = torch.randn(1, 8, 9, 9)
+    y = block.bn1(F.conv2d(x, block.conv1.weight, stride=2)).relu()
+    y = block.bn2(F.conv2d(y, block.conv2.weight, padding=1)).relu()
+    y = block.bn3(F.conv2d(y, block.conv3.weight)) + block.downsample(x)
+    assert_close(block(x), y.relu())
+    usual = Bottleneck(8, 4, 2, 1, 64).eval()
+    usual.load_state_dict(block.state_dict())
+    assert not torch.allclose(usual(x), y.relu(), atol=1e-3)
+
+
+def test_caffe_backbones_differ_only_in_strides():
+    with torch.device("meta"):
+        caffe, usual = build("resnet50_caffe"), build("resnet50")
+    assert {k: v.shape for k, v in caffe.state_dict().items()} == {k: v.shape for k, v in usual.state_dict().items()}
+    strides = [{k: m.stride for k, m in net.named_modules() if isinstance(m, nn.Conv2d)} for net in (caffe, usual)]
+    moved = [name for name, stride in strides[0].items() if strides[1][name] != stride]
+    assert moved == [f"layer{n}.0.conv{i}" for n in (2, 3, 4) for i in (1, 2)]
 
 
 def after_a_step(name: str, batch_norm: BatchNormMode, frozen_stages: int = 0) -> tuple[Backbone, list[Tensor]]:

@@ -67,6 +67,14 @@ def test_p6_can_be_a_convolution_of_p5():
     assert_close(outputs[3], expected)
 
 
+def test_c5_linear_is_c5_without_the_relu_before_p7():
+    pyramid = Pyramid(CHANNELS, range(3, 8), 5, p6_from="C5_linear")
+    x = features(256, 256)
+    *_, p6, p7 = pyramid(x)
+    assert_close(p6, F.conv2d(x[-1], pyramid.extra["6"].weight, pyramid.extra["6"].bias, stride=2, padding=1))
+    assert_close(p7, F.conv2d(p6, pyramid.extra["7"].weight, pyramid.extra["7"].bias, stride=2, padding=1))
+
+
 def test_p7_is_a_convolution_of_rectified_p6_and_p6_itself_is_not_rectified():
     pyramid = Pyramid(CHANNELS, range(3, 8), 5)
     *_, p6, p7 = pyramid(features(256, 256))

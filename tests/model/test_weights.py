@@ -132,6 +132,11 @@ def test_without_a_network_the_message_says_to_give_a_path(tmp_path, monkeypatch
         load_backbone(resnet("resnet50"), "imagenet", "resnet50")
 
 
+def test_a_backbone_without_published_weights_says_so():
+    with pytest.raises(WeightsError, match=r"publishes none for resnet50_caffe; set model\.weights to a file"):
+        load_backbone(nn.Identity(), "imagenet", "resnet50_caffe")
+
+
 def test_imagenet_weights_are_downloaded_once(tmp_path, monkeypatch):
     source = resnet("resnet18")
     asked: list[tuple[str, str]] = []

@@ -2,7 +2,7 @@
 
 Lateral 1x1 convolutions, top-down nearest upsampling to the lateral's size (so any picture size works: 38 cells meet
 75), 3x3 output convolutions; P6 is a 3x3 stride-2 convolution on C5 (or P5), P7 and above are ReLU and another such
-convolution on the level below.
+convolution on the level below. mmdetection leaves that ReLU out (`C5_linear`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Pyramid(nn.Module):
         in_channels: Sequence[int],
         levels: Sequence[int],
         channels: int,
-        p6_from: Literal["C5", "P5"] = "C5",
+        p6_from: Literal["C5", "P5", "C5_linear"] = "C5",
     ):
         super().__init__()
         self.p6_from = p6_from
@@ -34,7 +34,7 @@ class Pyramid(nn.Module):
         self.output = nn.ModuleDict({str(n): nn.Conv2d(channels, channels, 3, padding=1) for n in merged})
         self.extra = nn.ModuleDict()
         for level in levels[len(merged) :]:
-            first_in = in_channels[-1] if level == 6 and p6_from == "C5" else channels
+            first_in = in_channels[-1] if level == 6 and p6_from != "P5" else channels
             self.extra[str(level)] = nn.Conv2d(first_in, channels, 3, stride=2, padding=1)
         self._initialise()
 
@@ -47,9 +47,9 @@ class Pyramid(nn.Module):
                 x = x.add_(F.interpolate(merged[-1], size=x.shape[-2:], mode="nearest"))
             merged.append(x)
         outputs = [conv(x) for conv, x in zip(self.output.values(), reversed(merged), strict=True)]
-        x = features[-1] if self.p6_from == "C5" else outputs[-1]
+        x = outputs[-1] if self.p6_from == "P5" else features[-1]
         for name, conv in self.extra.items():
-            x = conv(x if name == "6" else F.relu(x))
+            x = conv(x if name == "6" or self.p6_from == "C5_linear" else F.relu(x))
             outputs.append(x)
         return outputs
 

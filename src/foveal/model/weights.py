@@ -67,7 +67,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WeightsError(f"{path}: {_why_unreadable(error)}") from None
+        raise WeightsError(f"{path}: {why_unreadable(error)}") from None
     if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
         held = f"entries {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
@@ -88,8 +88,26 @@ def copy_matching(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     return [key for key in wanted if key not in fitting]
 
 
+def why_unreadable(error: Exception) -> str:
+    """What a message says after the name of a weight file that torch or safetensors could not read, and why."""
+    reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):
+        if "GLOBAL" in str(error):
+            return (
+                "holds more than tensors and is not opened, because that could run a stranger's code; save its state "
+                "dict alone, as .safetensors or with torch.save(model.state_dict(), path)"
+            )
+        reason = "not written by torch.save"
+    return f"is damaged or no weight file ({reason}); fetch it again"
+
+
 def _imagenet(name: str) -> Path:
     """The file of a backbone's ImageNet weights in torch's cache, downloaded on first use."""
+    if name not in _IMAGENET:
+        raise WeightsError(
+            f"model.weights imagenet: torchvision publishes none for {name}; set model.weights to a file, start from a "
+            "run with --weights, or take one of the backbones that have them: " + ", ".join(_IMAGENET)
+        )
     file = _IMAGENET[name]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     if path.exists():
@@ -105,15 +123,3 @@ def _imagenet(name: str) -> Path:
             "path, or start from random weights with model.weights none and model.batch_norm trained"
         ) from None
     return path
-
-
-def _why_unreadable(error: Exception) -> str:
-    reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
-    if isinstance(error, pickle.UnpicklingError):
-        if "GLOBAL" in str(error):
-            return (
-                "holds more than tensors and is not opened, because that could run a stranger's code; save its state "
-                "dict alone, as .safetensors or with torch.save(model.state_dict(), path)"
-            )
-        reason = "not written by torch.save"
-    return f"is damaged or no weight file ({reason}); fetch it again"
