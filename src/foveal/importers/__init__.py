@@ -1,0 +1,1 @@
+"""Other people's checkpoints become runs of ours."""
