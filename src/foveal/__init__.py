@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from foveal.engine.predict import Detector, load
     from foveal.engine.train import train
     from foveal.errors import FovealError
+    from foveal.importers.importing import import_run
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOMES = {
     "Objects": "foveal.detections",
     "bootstrap": "foveal.analysis.bootstrapping",
     "evaluate": "foveal.engine.evaluate",
+    "import_run": "foveal.importers.importing",
     "inspect": "foveal.engine.inspect",
     "load": "foveal.engine.predict",
     "load_config": "foveal.config",
@@ -62,6 +64,7 @@ __all__ = [
     "Objects",
     "bootstrap",
     "evaluate",
+    "import_run",
     "inspect",
     "load",
     "load_config",

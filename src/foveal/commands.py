@@ -346,6 +346,33 @@ class Bootstrap:
         return 0
 
 
+@dataclass
+class Import:
+    """Turn another project's RetinaNet checkpoint into a run, to evaluate, predict with and train on.
+
+    No code of the file is run. docs/import.md tells what is read of which project, and what stays different.
+    """
+
+    file: Annotated[Positional[Path], arg(metavar="FILE")]
+    """Checkpoint: .pth, .pt, .ckpt, .pkl, .safetensors or .h5."""
+    out: Path
+    """Folder of the run."""
+    source: Annotated[
+        Literal["auto", "torchvision", "detectron2", "mmdetection", "yhenon", "deepforest", "fizyr"], arg(name="from")
+    ] = "auto"
+    """Project that the file is of; `auto` goes by the names of its tensors."""
+    names: Path | None = None
+    """Text file with a class name a line, in the order of the outputs; - for an output that is no class."""
+
+    def run(self) -> int:
+        from foveal.importers.importing import import_run
+
+        run = import_run(self.file, self.out, self.source, self.names)
+        model = run.config.model
+        print(f"{run.path}: {model.backbone}, {len(run.class_names)} classes; next: foveal predict {run.path} PICTURES")
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "inspect": Inspect,
@@ -355,6 +382,7 @@ COMMANDS: dict[str, type] = {
     "losses": Losses,
     "mine": Mine,
     "bootstrap": Bootstrap,
+    "import": Import,
 }
 
 

@@ -165,6 +165,8 @@ def _sound(table: Table, info: RunInfo) -> Table:
 
 def _data_of(info: RunInfo) -> Path:
     """Where the run's data.json says that its data lies."""
+    if not (info.path / "data.json").exists():
+        raise UsageError(f"{info.path}: was imported, so it has no data of its own; say where yours is with --data")
     root = Path(str(read_json(info.path / "data.json").get("root", "")))
     if not root.exists():
         raise UsageError(f"{info.path}: its data was at {root}, which is gone; say where it is with --data")
