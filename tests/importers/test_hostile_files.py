@@ -138,6 +138,16 @@ def test_nested_tuples_without_end_cost_nothing():
         read_array_pickle(bomb.replace(b"(X\x01\x00\x00\x00k)", b"()") + b"K\x01u.")
 
 
+def test_a_pickle_of_very_many_values_is_not_read_to_its_end(monkeypatch):
+    monkeypatch.setattr("foveal.importers.array_pickle.MAX_STEPS", 1000)
+    with pytest.raises(RefusedPickleError, match="takes more steps"):
+        read_array_pickle(b"\x80\x02](" + b"}" * 2000 + b"e.")
+
+
+def test_a_checkpoint_with_much_beside_its_tensors_is_refused(tmp_path):
+    assert "bytes beside its tensors" in refused(torch_file(tmp_path, {"a": "x" * 17_000_000}))
+
+
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     buffer = io.BytesIO()
     torch.save({"a": torch.zeros(2_000_000)}, buffer)
@@ -178,11 +188,12 @@ def test_a_file_that_was_cut_off_says_so(share, ending, tmp_path, good):
         ({"model": "resnet50", "epoch": 3}, "holds no state dict"),
         ([torch.zeros(3)], "holds no state dict"),
         ({}, "holds no state dict"),
+        ({3: torch.zeros(3)}, "holds no state dict"),
         ({str(n): torch.zeros(1) for n in range(10_001)}, "10,001 tensors, more than any RetinaNet"),
         ({"a": torch.zeros(3).to_sparse()}, "is no plain tensor"),
         ({"a": torch.zeros(3, dtype=torch.complex64)}, "is no plain tensor"),
     ],
-    ids=["another network", "no weights", "list", "empty", "many", "sparse", "complex"],
+    ids=["another network", "no weights", "list", "empty", "numbered", "many", "sparse", "complex"],
 )
 def test_what_is_no_retinanet_is_refused(content, said, tmp_path):
     assert said in refused(torch_file(tmp_path, content))
@@ -225,6 +236,16 @@ def test_a_page_in_place_of_weights_is_no_weight_file(name, content, tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     assert "there is no such weight file" in refused(tmp_path / "nowhere.pth")
+
+
+def test_the_length_that_safetensors_starts_with_is_not_taken_for_a_pickle(tmp_path):
+    for letters in range(200):
+        save_file({"a" * (letters + 1): torch.zeros(1)}, tmp_path / "weights.safetensors")
+        if (tmp_path / "weights.safetensors").read_bytes()[:1] == b"\x80":
+            break
+    else:
+        pytest.fail("no header began with the byte of a pickle")
+    assert "are named as in no RetinaNet" in refused(tmp_path / "weights.safetensors")
 
 
 # -- misuse ------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 Unpickling calls whatever a file names. Here nothing is called: the few instructions that a dictionary of arrays needs
 are carried out on values of our own, and the names that numpy writes into such a file are only recognised. Any other
-instruction or name ends the reading. Nothing is allocated that the file does not hold the bytes of, and no byte of it
-twice more than numpy itself writes it. Values that the file made are never printed, compared or hashed as a whole: a
-few nested tuples of one another would keep that busy for ever.
+instruction or name ends the reading. No array is larger than its bytes in the file, all that is made is at most twice
+the file, and the instructions are counted. Values that the file made are never printed, compared or hashed as a whole:
+a few nested tuples of one another would keep that busy for ever.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 MAX_DIMS = 8
+MAX_STEPS = 2_000_000
 KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
@@ -71,7 +72,9 @@ def read_array_pickle(data: bytes) -> Any:
     """
     machine = _Machine(2 * len(data) + 2**16)
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if step == MAX_STEPS:
+                raise RefusedPickleError("takes more steps than any dictionary of arrays and is not read to its end")
             machine.do(opcode.name, argument)
     except RefusedPickleError:
         raise
@@ -188,16 +191,18 @@ class _Machine:
         self.left -= value.nbytes if isinstance(value, np.ndarray) else len(value) if isinstance(value, bytes) else 0
         if self.left < 0:
             raise RefusedPickleError(
-                "makes more of its bytes than it has, so it is made to fill the memory; fetch it again"
+                "would unroll to more than twice its size, so it is made to fill the memory, and is not opened"
             )
         return value
 
 
 # Values that stand in the file as they are.
-_PUSHES = {
-    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
-    *("BINBYTES8", "BYTEARRAY8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-}
+_PUSHES = set(
+    """
+    BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+    BININT BININT1 BININT2 LONG1 BINFLOAT
+    """.split()
+)
 _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,

@@ -24,6 +24,8 @@ from foveal.model.weights import read_tensors, why_unreadable
 
 MAX_BYTES = 4 * 2**30
 MAX_TENSORS = 10_000
+MAX_STRUCTURE_BYTES = 16 * 2**20
+"""Of what torch.save pickles beside the tensors' numbers: names, shapes, an optimiser's state."""
 
 # Where training scripts put the state dict beside other things: mmdetection and Lightning, detectron2 and torchvision.
 _PLACES = ("state_dict", "model", "model_state_dict")
@@ -53,12 +55,13 @@ def read_weight_file(path: Path) -> WeightFile:
         start = file.read(len(_TORCH_BEFORE_ZIP))
     if start.startswith(_HDF5):
         return _checked(WeightFile(path, _keras_layers(path)), size)
-    if start.startswith(b"PK") or start == _TORCH_BEFORE_ZIP:
+    # By name, and before the others: it starts with a length, which may be any bytes.
+    if path.suffix == ".safetensors":
+        content: Any = read_tensors(path)
+    elif start.startswith(b"PK") or start == _TORCH_BEFORE_ZIP:
         content = _torch_content(path, size, zipped=start.startswith(b"PK"))
     elif start.startswith(b"\x80"):
         content = _pickled_content(path)
-    elif path.suffix == ".safetensors":
-        content = dict(read_tensors(path))
     else:
         raise WeightsError(f"{path}: is no weight file that is known (.pth, .pkl, .safetensors, .h5); fetch it again")
     return _checked(_state_dict(path, content), size)
@@ -87,8 +90,11 @@ def _check_archive(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # whatever damaged bytes lead to
         raise WeightsError(f"{path}: is damaged or cut off ({error}); fetch it again") from None
+    structure = sum(entry.file_size for entry in entries if entry.filename.endswith("data.pkl"))
+    if structure > MAX_STRUCTURE_BYTES:
+        raise WeightsError(f"{path}: holds {structure:,} bytes beside its tensors; give its state dict alone")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise WeightsError(
@@ -120,17 +126,21 @@ def _state_dict(path: Path, content: Any) -> WeightFile:
     if isinstance(content, Mapping):
         place = next((place for place in _PLACES if isinstance(content.get(place), Mapping)), None)
         if place is not None:
-            beside = {str(key): value for key, value in content.items() if key != place}
+            beside = {key: value for key, value in content.items() if isinstance(key, str) and key != place}
             content = content[place]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+    if not isinstance(content, Mapping) or not content or not _are_named_tensors(content):
         raise WeightsError(
             f"{path}: holds no state dict, that is, no dictionary of tensors; save it alone: "
             "torch.save(model.state_dict(), path)"
         )
-    tensors = {str(name): tensor.detach() for name, tensor in content.items()}
+    tensors = {name: tensor.detach() for name, tensor in content.items()}
     if all(name.startswith("module.") for name in tensors):  # a model that was trained on several GPUs
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return WeightFile(path, tensors, beside)
+
+
+def _are_named_tensors(content: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
 
 
 def _checked(file: WeightFile, size: int) -> WeightFile:
