@@ -26,9 +26,9 @@ def scenes(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(module_folder) -> Path:
     """A torchvision detector of digits, imported; for small pictures, so that tests are quick."""
-    folder = tmp_path_factory.mktemp("imported")
+    folder = module_folder
     torch.save(exported("torchvision", small_model(classes=10, head_norm="group")), folder / "digits.pth")
     names = write_names(folder, *DIGITS)
     assert main(["import", str(folder / "digits.pth"), "--out", str(folder / "run"), "--names", str(names)]) == 0

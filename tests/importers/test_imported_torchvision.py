@@ -38,9 +38,10 @@ class Answer:
 
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
-def answer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answer:
+def answer(request: pytest.FixtureRequest, module_folder: Path) -> Answer:
     """Weights of torchvision's names and shapes, through a file and `foveal import`, as a detector."""
-    recording, folder = recording_of(request.param), tmp_path_factory.mktemp(request.param)
+    recording, folder = recording_of(request.param), module_folder / request.param
+    folder.mkdir()
     changes = {"v1": {"p6_from": "P5"}, "v2": {"head_norm": "group"}}[request.param]
     with torch.device("meta"):
         shapes = exported("torchvision", RetinaNet(ModelConfig(**changes), 7, 9))
