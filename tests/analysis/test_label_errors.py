@@ -27,7 +27,7 @@ def one(labels: list[tuple[list[float], int]], found: list[tuple[list[float], fl
     return suspect
 
 
-def test_a_label_that_is_found_as_it_stands_is_no_suspect_however_faintly() -> None:
+def test_a_label_that_is_found_as_it_stands_and_nowhere_else_is_no_suspect_however_faintly() -> None:
     assert told([(LABEL, A)], [(LABEL, 0.9, A)]) == []
     assert told([(LABEL, A)], [(LABEL, 0.02, A)]) == []
     assert told([], []) == []
@@ -74,6 +74,19 @@ def test_a_label_beside_its_object_is_loose() -> None:
         "label without object",
         "missing label",
     }
+
+
+def test_a_label_found_faintly_beside_a_sure_detection_of_its_class_was_moved() -> None:
+    # Half a side away in x and y: IoU 100 / 700. The label was learnt a little where it stands.
+    sure = [20.0, 20, 40, 40]
+    suspect = one([(LABEL, A)], [(sure, 0.9, A), (LABEL, 0.1, A)])
+    assert (suspect.kind, suspect.object, suspect.found) == ("loose box", 0, tuple(sure))
+    assert suspect.suspicion == pytest.approx(0.9 * (1 - 1 / 7) * (1 - 0.1))
+    # Found surely where it stands: then the other one is an object without a label.
+    assert one([(LABEL, A)], [(sure, 0.9, A), (LABEL, 0.4, A)]).kind == "missing label"
+    # Of another class, or another label's own, it says nothing about this one.
+    assert one([(LABEL, A)], [(sure, 0.9, B), (LABEL, 0.1, A)]).kind == "missing label"
+    assert told([(LABEL, A), (sure, A)], [(sure, 0.9, A), (LABEL, 0.1, A)]) == []
 
 
 def test_a_detection_speaks_for_one_label_only() -> None:

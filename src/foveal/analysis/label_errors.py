@@ -8,7 +8,7 @@ A network that was trained on the labels disagrees with some of them. Each disag
     loose box              a label beside which its own class is found, in a box that lies elsewhere
 
 A suspicion in 0 .. 1 ranks them; it is no probability. A label that is found as it stands is no suspect, however much
-loss it costs.
+loss it costs, unless it is found faintly there and surely beside: a network learns a little of a wrong label too.
 
 Letters: G labels, D detections of one picture.
 """
@@ -34,7 +34,7 @@ NEARBY = 0.1
 TOUCHED = 0.3
 """IoU from which a detection of any class says that something is there."""
 CONFIDENT = 0.3
-"""Score from which a detection beside a label says where the label should be."""
+"""Score from which a detection beside a label says where the label should be; below it the label's own says little."""
 LEAST_TIGHT = 0.8
 """A found label that overlaps its detection by this much is tight enough."""
 
@@ -111,13 +111,17 @@ class _Evidence:
         other = _best(self.scores, self.free & ~same_class_D & (iou_D >= SAME_PLACE))
         if other is not None and self.scores[other] > own:
             return self._suspect("wrong class", float(self.scores[other]) * (1 - own), label, other)
+        beside = _best(self.scores, self.free & same_class_D & (iou_D >= NEARBY) & (self.scores >= CONFIDENT))
+        elsewhere = 0.0 if beside is None else float(self.scores[beside] * (1 - iou_D[beside]))
+        if (
+            beside is not None and 0 < own < CONFIDENT
+        ):  # learnt a little where the label was put, surely where it belongs
+            return self._suspect("loose box", elsewhere * (1 - own), label, beside)
         if claim >= 0:
             overlap = float(iou_D[claim])
             return None if overlap >= LEAST_TIGHT else self._suspect("loose box", own * (1 - overlap), label, claim)
         seen = float(torch.where(iou_D >= TOUCHED, self.scores, 0.0).amax()) if len(iou_D) else 0.0
-        beside = _best(self.scores, self.free & same_class_D & (iou_D >= NEARBY))
-        if beside is not None and self.scores[beside] >= CONFIDENT:
-            elsewhere = float(self.scores[beside] * (1 - iou_D[beside]))
+        if beside is not None:
             return self._suspect("loose box", max(elsewhere, 1 - seen), label, beside)
         return self._suspect("label without object", 1 - seen, label, None)
 
