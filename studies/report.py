@@ -28,7 +28,7 @@ def table(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> Tabl
 
 
 def shown_rows(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> list[list[str]]:
-    """The cells of each row: name, the paper's, ours, seeds, difference, diverged, last losses."""
+    """The cells of each row: name, the paper's, ours, seeds, difference, diverged, mean of the last losses."""
     baseline = _aps(results.get(study.baseline, {}))
     rows = []
     for row in study.rows:
@@ -44,7 +44,7 @@ def shown_rows(study: Study, results: Results, paper: Mapping[str, PaperRow]) ->
                 str(len(outcomes) or "-"),
                 str(difference or ""),
                 f"{sum(o.diverged for o in outcomes)} of {len(outcomes)}" if outcomes else "",
-                ", ".join("-" if o.loss is None else f"{o.loss:.3g}" for o in outcomes),
+                _mean_loss(outcomes),
             ]
         )
     return rows
@@ -121,6 +121,12 @@ def _as_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _aps(outcomes: Mapping[int, Outcome]) -> dict[int, float]:
     return {seed: outcome.ap for seed, outcome in outcomes.items()}
+
+
+def _mean_loss(outcomes: Sequence[Outcome]) -> str:
+    """Of the runs that logged one; result.csv has each."""
+    losses = [outcome.loss for outcome in outcomes if outcome.loss is not None]
+    return f"{statistics.fmean(losses):.3g}" if losses else ""
 
 
 def _paper_cell(row: PaperRow) -> str:
