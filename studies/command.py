@@ -7,7 +7,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -42,7 +42,7 @@ def main(
     try:
         scale, data = scale_and_data(chosen.scale, chosen.data, chosen.runs)
         scale = scale if chosen.steps is None else scale.with_steps(chosen.steps)
-        plan = Plan(study.at(scale.name), scale, data, chosen.runs, chosen.seeds)
+        plan = Plan(study.at(scale.name), scale, data, chosen.runs, chosen.seeds).told_apart()
         if chosen.dry_run:
             Console(soft_wrap=True).print(missing(plan, names), markup=False, highlight=False)
         else:
@@ -85,6 +85,12 @@ class Plan:
     data: Data
     runs: Path
     seeds: int
+
+    def told_apart(self) -> Plan:
+        """The plan with a folder's data named by its labels too: two folders called `cells` are two data sets."""
+        if self.data.scenes is not None:
+            return self
+        return replace(self, data=replace(self.data, name=f"{self.data.name} {self.labels[:6]}"))
 
     def work(self, names: Sequence[str] | None = None) -> list[Work]:
         """All runs of these rows at this scale, finished or not: one seed of every row comes before the next seed."""

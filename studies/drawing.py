@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from foveal.engine.checkpoint import write_text
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; black first, for what the others are held against.
 BLACK, BLUE, ORANGE, GREEN, RED, SKY, PINK = (
@@ -41,8 +44,9 @@ def save(figure: Figure, path: Path) -> Path:
 
 def write_points(path: Path, columns: Mapping[str, Sequence[float]]) -> Path:
     """Writes curves as CSV, a column each, six significant digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([f"{value:.6g}" for value in row] for row in zip(*columns.values(), strict=True))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{value:.6g}" for value in row] for row in zip(*columns.values(), strict=True))
+    write_text(path, text.getvalue())
     return path

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from foveal.engine.checkpoint import write_text
+from studies.locks import alone
 from studies.report import sentences, shown_rows
 from studies.results import outcome_of, read_results
 from studies.runs import Outcome
@@ -18,11 +19,12 @@ BEGIN, END = "<!-- measured: written by the command from result.csv -->", "<!-- 
 def write_measured(study: Study) -> None:
     """Puts the table of result.csv into README.md, between the marks; a README without marks is left alone."""
     path = study.folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if BEGIN in text and END in text:
-        before, rest = text.split(BEGIN, 1)
-        after = rest.split(END, 1)[1]
-        write_text(path, f"{before}{BEGIN}\n\n{measured(study)}\n{END}{after}")
+    with alone(path):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if BEGIN in text and END in text:
+            before, rest = text.split(BEGIN, 1)
+            after = rest.split(END, 1)[1]
+            write_text(path, f"{before}{BEGIN}\n\n{measured(study)}\n{END}{after}")
 
 
 def measured(study: Study) -> str:

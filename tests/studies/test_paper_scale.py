@@ -7,6 +7,7 @@ ResNet-101 makes features so large that two stages diverge.
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -114,7 +115,8 @@ def test_the_first_two_steps_of_the_papers_recipe(study: Study, row: str, coco, 
     study = in_folder(study, tmp_path / study.name)
     assert main(study, typed(coco, runs, row)) == 0
     line = {line["row"]: line for line in read_results(study.folder / "result.csv")}[row]
-    assert (line["scale"], line["data"], line["steps"], line["diverged"]) == ("paper", coco.name, "2", "no")
+    assert (line["scale"], line["data"], line["steps"], line["diverged"]) == ("paper", line["data"], "2", "no")
+    assert re.fullmatch(rf"{coco.name} [0-9a-f]{{6}}", line["data"])
     folder = runs / line["config"]
     assert last_line(folder)["step"] == 2
     # But for what was made smaller, it is the paper's config of this row.

@@ -4,12 +4,14 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 import signal
 
 import pytest
 from rich.console import Console
 from tiny_study import in_folder, quietly, tiny
 
+from foveal.data.scenes import write_scenes
 from foveal.engine.progress import Silent
 from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
@@ -19,6 +21,7 @@ from studies.readme import measured
 from studies.report import figure
 from studies.results import read_results, write_results
 from studies.runs import finish, last_line, read_outcome
+from studies.scales import Data
 from studies.study import Row, Study, paper_rows
 from studies.table1a_alpha.run import STUDY as TABLE_1A
 from studies.table1b_gamma.run import STUDY as TABLE_1B
@@ -221,3 +224,17 @@ def test_runs_of_another_length_are_other_runs_and_other_lines(plan, tmp_path):
     text = measured(plan.study)
     assert "at scale small on tiny" in text
     assert "at scale small 3 steps on tiny" in text
+
+
+def test_two_folders_of_one_name_are_two_data_sets(plan, tmp_path):
+    names = []
+    for place, seed in (("a", 1), ("b", 2)):
+        folder = tmp_path / place / "cells"
+        write_scenes(folder, {"train": 2, "test": 2}, size=64, seed=seed)
+        of_folder = dataclasses.replace(plan, data=Data("cells", folder))
+        names.append(of_folder.told_apart().data.name)
+    assert names[0] != names[1]
+    assert all(name.startswith("cells ") for name in names)
+    shutil.copytree(tmp_path / "a", tmp_path / "c")  # the same labels elsewhere are the same data
+    assert dataclasses.replace(plan, data=Data("cells", tmp_path / "c" / "cells")).told_apart().data.name == names[0]
+    assert plan.told_apart() is plan  # the embedded scenes
