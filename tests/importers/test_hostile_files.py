@@ -215,7 +215,9 @@ def test_old_torch_files_are_walked_as_new_ones_are(tmp_path, good):
     file = old_torch_file(tmp_path, {"a": torch.zeros(3)})
     file.write_bytes(file.read_bytes().replace(b"K\x03N", b"J\x00\x00\x00\x7fN"))
     assert "claims" in refused(file)
-    assert import_run(old_torch_file(tmp_path, good), tmp_path / "run", names=write_names(tmp_path, "a", "b")).class_names
+    assert import_run(
+        old_torch_file(tmp_path, good), tmp_path / "run", names=write_names(tmp_path, "a", "b")
+    ).class_names
 
 
 def test_what_training_keeps_beside_a_state_dict_is_read(tmp_path, good):
