@@ -1,8 +1,8 @@
 """Opens a stranger's checkpoint: which kind of file it is, its tensors by name, and what else it says in plain values.
 
 No code of a file is run. .pth files are walked by `torch_pickle` before torch's `weights_only` reader gets them, .pkl
-files go through `array_pickle`, .safetensors and .h5 files through their libraries. A file must hold, byte for byte, the
-numbers that it claims: nothing is unpacked, and no tensor is larger than what is there of it.
+files go through `array_pickle`, .safetensors and .h5 files through their libraries. A file must hold, byte for byte,
+the numbers that it claims: nothing is unpacked, and no tensor is larger than what is there of it.
 """
 
 from __future__ import annotations
