@@ -138,10 +138,99 @@ def test_nested_tuples_without_end_cost_nothing():
         read_array_pickle(bomb.replace(b"(X\x01\x00\x00\x00k)", b"()") + b"K\x01u.")
 
 
+@pytest.mark.parametrize("shape", ["shared", "in itself"])
+def test_dictionaries_of_dictionaries_of_dictionaries_are_refused(shape, tmp_path):
+    """Forty levels that each hold the one before twice are a trillion; one that holds itself has no end."""
+    shared: dict[str, Any] = {}
+    for _ in range(40):
+        shared = {"a": shared, "b": shared}
+    data = pickle.dumps(shared) if shape == "shared" else b"\x80\x02}q\x00X\x01\x00\x00\x00kh\x00s."
+    assert "holds dictionaries in the dictionaries" in refused(pickle_file(tmp_path, data))
+
+
 def test_a_pickle_of_very_many_values_is_not_read_to_its_end(monkeypatch):
     monkeypatch.setattr("foveal.importers.array_pickle.MAX_STEPS", 1000)
     with pytest.raises(RefusedPickleError, match="takes more steps"):
         read_array_pickle(b"\x80\x02](" + b"}" * 2000 + b"e.")
+
+
+def zipped(folder: Path, structure: bytes, name: str = "data.pkl") -> Path:
+    """A file as torch.save would write it around this pickle."""
+    with zipfile.ZipFile(folder / "weights.pth", "w") as archive:
+        archive.writestr(f"archive/{name}", structure)
+        archive.writestr("archive/version", "3\n")
+    return folder / "weights.pth"
+
+
+_BIG = b"J\x00\x00\x00\x20"  # 2^29
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        b"c__builtin__\nbytearray\n" + _BIG + b"\x85R",
+        b"cbuiltins\nbytearray\n" + _BIG + b"\x85R",
+        b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00utf-8tR",
+        b"ctorch\nFloatStorage\n" + _BIG + b"\x85R",
+        b"ctorch.storage\nUntypedStorage\n" + _BIG + b"\x85R",
+        b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n)R",
+        b"ccollections\nOrderedDict\n]\x85R",
+        b"ccollections\nOrderedDict\n)\x81",
+        b"ccollections\nCounter\n]\x85R",
+    ],
+)
+@pytest.mark.parametrize("name", ["data.pkl", "DATA.PKL"])
+def test_torchs_reader_is_not_asked_for_what_no_state_dict_needs(called, name, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was handed to torch"))
+    assert "holds more than tensors" in refused(zipped(tmp_path, b"\x80\x02}X\x01\x00\x00\x00k" + called + b"s.", name))
+
+
+def test_torchs_files_may_not_hash_nested_tuples_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was handed to torch"))
+    bomb = b"\x80\x02})" + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(40)) + b"K\x01s."
+    assert "keys that are not names" in refused(zipped(tmp_path, bomb))
+
+
+def test_torchs_files_may_not_copy_one_value_again_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.importers.torch_pickle.MAX_STEPS", 10_000)
+    many = b"(" + b"".join(b"X\x04\x00\x00\x00%04d" % n + b"N" for n in range(1000)) + b"u"
+    again = b"ccollections\nOrderedDict\n)Rh\x00b" * 50
+    file = zipped(tmp_path, b"\x80\x02](}q\x00" + many + again + b"e.")
+    assert "takes more steps" in refused(file)
+
+
+def test_torchs_files_may_not_take_steps_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.importers.torch_pickle.MAX_STEPS", 1000)
+    assert "takes more steps" in refused(zipped(tmp_path, b"\x80\x02](" + b"}" * 2000 + b"e."))
+
+
+def old_torch_file(folder: Path, content: object) -> Path:
+    torch.save(content, folder / "weights.pth", _use_new_zipfile_serialization=False)
+    return folder / "weights.pth"
+
+
+def test_old_torch_files_are_walked_as_new_ones_are(tmp_path, good):
+    assert "bytes beside its tensors" in refused(old_torch_file(tmp_path, {"a": "x" * 17_000_000}))
+    assert "holds more than tensors" in refused(old_torch_file(tmp_path, {"a": bytearray(5)}))
+    file = old_torch_file(tmp_path, {"a": torch.zeros(3)})
+    file.write_bytes(file.read_bytes().replace(b"K\x03N", b"J\x00\x00\x00\x7fN"))
+    assert "claims" in refused(file)
+    assert import_run(
+        old_torch_file(tmp_path, good), tmp_path / "run", names=write_names(tmp_path, "a", "b")
+    ).class_names
+
+
+def test_what_training_keeps_beside_a_state_dict_is_read(tmp_path, good):
+    """Parameters, an optimiser's state, a schedule's Counter, dtypes and devices run no code and are let through."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.sum().backward()
+    optimiser.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, [1, 2]).state_dict()
+    beside = {"optimizer": optimiser.state_dict(), "milestones": schedule["milestones"], "parameter": weight}
+    beside |= {"dtype": torch.float16, "device": torch.device("cpu"), "shape": torch.Size([1, 2])}
+    file = torch_file(tmp_path, {"model": good, "epoch": 3, "best": 0.5, **beside})
+    assert import_run(file, tmp_path / "run", names=write_names(tmp_path, "a", "b")).class_names == ("a", "b")
 
 
 def test_a_checkpoint_with_much_beside_its_tensors_is_refused(tmp_path):
@@ -190,7 +279,7 @@ def test_a_file_that_was_cut_off_says_so(share, ending, tmp_path, good):
         ({}, "holds no state dict"),
         ({3: torch.zeros(3)}, "holds no state dict"),
         ({str(n): torch.zeros(1) for n in range(10_001)}, "10,001 tensors, more than any RetinaNet"),
-        ({"a": torch.zeros(3).to_sparse()}, "is no plain tensor"),
+        ({"a": torch.zeros(3).to_sparse()}, "holds more than tensors"),
         ({"a": torch.zeros(3, dtype=torch.complex64)}, "is no plain tensor"),
     ],
     ids=["another network", "no weights", "list", "empty", "numbered", "many", "sparse", "complex"],

@@ -15,8 +15,9 @@ from torch.testing import assert_close
 
 import foveal
 from foveal.engine.checkpoint import read_json
-from foveal.errors import WeightsError
+from foveal.errors import UsageError, WeightsError
 from foveal.importers import detectron2, fizyr, mmdetection, yhenon
+from foveal.importers.classes import COCO_CLASSES, classes_of
 from foveal.importers.importing import import_run
 from foveal.importers.weight_files import WeightFile
 
@@ -218,10 +219,14 @@ def test_detectron2s_red_first_pixels_and_3x3_strides_are_told_by_the_file(tmp_p
         as_file(tmp_path, "detectron2", weights), tmp_path / "run", names=write_names(tmp_path, "cat", "dog")
     )
     assert run.config.model.backbone == "resnet50"
+    assert "as pixel_std tells" in " ".join(read_json(run.path / "import.json")["notes"])
     assert_close(foveal.load(run, "cpu").model.backbone.conv1.weight, model.backbone.conv1.weight)
     del weights["pixel_std"], weights["pixel_mean"]
     zoo = import_run(as_file(tmp_path, "detectron2", weights), tmp_path / "zoo", names=tmp_path / "names.txt")
     assert zoo.config.model.backbone == "resnet50_caffe"
+    notes = " ".join(read_json(zoo.path / "import.json")["notes"])
+    assert "the file does not tell" in notes
+    assert "as pixel_std tells" not in notes
 
 
 def test_detectron2s_other_anchors_are_refused(tmp_path):
@@ -247,7 +252,66 @@ def test_mmdetections_config_tells_style_pixels_and_classes(tmp_path):
 
 def test_a_single_class_of_deepforest_is_tree(tmp_path):
     torch.save(exported("deepforest", small_model(classes=1, p6_from="P5")), tmp_path / "NEON.pt")
-    assert import_run(tmp_path / "NEON.pt", tmp_path / "run").class_names == ("Tree",)
+    assert import_run(tmp_path / "NEON.pt", tmp_path / "run", source="deepforest").class_names == ("Tree",)
+
+
+def test_a_lightning_wrapper_of_torchvisions_is_not_taken_for_deepforest(tmp_path):
+    weights = exported("deepforest", small_model(classes=1, p6_from="P5"))
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "mine.ckpt")
+    with pytest.raises(UsageError, match="does not name its 1 classes"):
+        import_run(tmp_path / "mine.ckpt", tmp_path / "run")
+    names = write_names(tmp_path, "cell")
+    for number, source in enumerate(("auto", "torchvision")):
+        run = import_run(tmp_path / "mine.ckpt", tmp_path / f"run{number}", source=source, names=names)
+        assert (run.class_names, run.config.inference.nms_iou) == (("cell",), 0.5)
+        assert "--from deepforest" in " ".join(read_json(run.path / "import.json")["notes"])
+
+
+def test_deepforest_is_known_by_its_labels_among_the_hyper_parameters(tmp_path):
+    weights = exported("deepforest", small_model(classes=1, p6_from="P5"))
+    torch.save({"state_dict": weights, "hyper_parameters": {"label_dict": {"Bird": 0}}}, tmp_path / "bird.ckpt")
+    run = import_run(tmp_path / "bird.ckpt", tmp_path / "run")
+    assert (run.class_names, run.config.inference.nms_iou) == (("Bird",), 0.05)
+
+
+class HistoryBuffer:
+    """Stands for mmengine's, which torch does not read."""
+
+
+def test_mmengines_checkpoint_says_how_its_classes_are_kept(tmp_path):
+    weights = exported("mmdetection", small_model(p6_from="C5_linear"))
+    content = {"state_dict": weights, "meta": {"dataset_meta": {"classes": ("cat", "dog")}}}
+    torch.save({**content, "message_hub": {"loss": HistoryBuffer()}}, tmp_path / "epoch_12.pth")
+    with pytest.raises(WeightsError) as caught:
+        import_run(tmp_path / "epoch_12.pth", tmp_path / "run")
+    assert 'torch.save({"state_dict": c["state_dict"], "meta": c["meta"]}, NEW)' in str(caught.value)
+    assert "if you trust the file" in str(caught.value)
+    torch.save(content, tmp_path / "new.pth")
+    assert import_run(tmp_path / "new.pth", tmp_path / "run").class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("by", ["file", "names"])
+def test_cocos_names_have_cocos_ids(by, tmp_path):
+    coco = tuple(COCO_CLASSES.values())
+    names = write_names(tmp_path, *coco) if by == "names" else None
+    classes = classes_of(tmp_path / "a.pth", 80, coco if by == "file" else (), names)
+    assert (classes.names, classes.ids, classes.outputs) == (coco, tuple(COCO_CLASSES), tuple(range(80)))
+
+
+def test_names_that_a_file_tells_twice_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match="names cat twice; give the right names with --names FILE"):
+        classes_of(tmp_path / "a.pth", 3, ("cat", "dog", "cat"), None)
+
+
+def test_a_run_is_imported_into_the_folder_where_one_is(tmp_path, monkeypatch):
+    weights = exported("yhenon", small_model())
+    torch.save(weights, tmp_path / "a.pt")
+    names = write_names(tmp_path, "cat", "dog")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert import_run(tmp_path / "a.pt", ".", names=names).class_names == ("cat", "dog")
+    assert {file.name for file in Path(".").iterdir()} >= {"config.yaml", "last.safetensors", "import.json"}
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_80_outputs_are_cocos_classes(tmp_path):

@@ -93,6 +93,11 @@ def read_array_pickle(data: bytes) -> Any:
 
 
 def _content(value: Any) -> Any:
+    # Deeper ones may hold themselves, or one another again and again; no weights lie there.
+    if type(value) is dict:
+        raise RefusedPickleError(
+            "holds dictionaries in the dictionaries beside or among its arrays; save its state dict alone"
+        )
     return value.array if isinstance(value, _Array) else value
 
 

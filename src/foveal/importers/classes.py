@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,9 @@ def classes_of(path: Path, outputs: int, told: Sequence[str], names: Path | None
             raise WeightsError(
                 f"{path}: names {len(told)} classes but answers for {outputs}; give the right names with --names FILE"
             )
-        return Classes(tuple(told), tuple(range(outputs)), tuple(range(outputs)))
+        if twice := _twice(told):
+            raise WeightsError(f"{path}: names {twice} twice; give the right names with --names FILE")
+        return Classes(tuple(told), _ids(told, range(outputs)), tuple(range(outputs)))
     if outputs == COCO_SLOTS:
         note = "91 outputs are COCO's ids; the 11 that no class has were dropped, which changes nothing for the others"
         return Classes(tuple(COCO_CLASSES.values()), tuple(COCO_CLASSES), tuple(COCO_CLASSES), note)
@@ -63,6 +66,17 @@ def classes_of(path: Path, outputs: int, told: Sequence[str], names: Path | None
         f"{path}: does not name its {outputs} classes; give --names FILE with a name a line, in the order of the "
         f"outputs, and {NO_CLASS} for an output that is no class"
     )
+
+
+def _ids(names: Sequence[str], otherwise: Sequence[int]) -> tuple[int, ...]:
+    """COCO's ids for exactly COCO's names, as without names, so that results can be compared with its annotations."""
+    numbers = {name: number for number, name in COCO_CLASSES.items()}
+    return tuple(numbers[name] for name in names) if set(names) == set(numbers) else tuple(otherwise)
+
+
+def _twice(names: Sequence[str]) -> str:
+    """The names that are there more than once; a file's may be of any length and hold any character."""
+    return " ".join(", ".join(name for name, times in Counter(names).items() if times > 1).split())[:100]
 
 
 def _listed(file: Path, outputs: int) -> Classes:
@@ -79,8 +93,8 @@ def _listed(file: Path, outputs: int) -> Classes:
         )
     kept = [output for output, name in enumerate(lines) if name != NO_CLASS]
     found = tuple(lines[output] for output in kept)
-    twice = sorted({name for name in found if found.count(name) > 1})
+    twice = _twice(found)
     if twice or not found:
-        raise UsageError(f"{file}: names {', '.join(twice) or 'no class'} {'twice' if twice else 'at all'}; correct it")
+        raise UsageError(f"{file}: names {twice or 'no class'} {'twice' if twice else 'at all'}; correct it")
     note = f"{outputs - len(kept)} outputs that are no class were dropped" if len(kept) < outputs else ""
-    return Classes(found, tuple(kept), tuple(kept), note)
+    return Classes(found, _ids(found, kept), tuple(kept), note)

@@ -2,14 +2,14 @@
 
 Folded: pixels (blue first, 0 to 255 less the mean) into the first convolution, and the order of a cell's anchors
 (sizes outside, ratios inside) into the last ones. Its ResNets have the stride in a block's first convolution, which is
-a backbone of its own here. Which pixels and which strides a file wants is told by `pixel_mean` and `pixel_std` in it;
-where they are missing, the model zoo's are taken.
+a backbone of its own here. Which pixels and which strides a file wants is told by `pixel_mean` and `pixel_std` in it.
+Only older files hold them: detectron2 registers them with persistent=False now. Where they are missing, the model zoo's
+are assumed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -36,8 +36,8 @@ _HEADS = {
 }
 
 
-def recognises(names: Container[str]) -> bool:
-    return "backbone.bottom_up.stem.conv1.weight" in names and "head.cls_score.weight" in names
+def recognises(file: WeightFile) -> bool:
+    return "backbone.bottom_up.stem.conv1.weight" in file.tensors and "head.cls_score.weight" in file.tensors
 
 
 def convert(file: WeightFile) -> Converted:
@@ -50,6 +50,16 @@ def convert(file: WeightFile) -> Converted:
     _check_anchors(file)
     mean, std = _pixels(file, "pixel_mean", MEAN), _pixels(file, "pixel_std", STD)
     caffe, bgr = std == STD, mean[0] < mean[2]
+    numbers = ", ".join(f"{m:g}" for m in mean)
+    if "pixel_mean" in file.tensors and "pixel_std" in file.tensors:
+        told = (
+            f"strides are taken to sit in the {'first' if caffe else '3x3'} convolution of a block, as pixel_std tells"
+        )
+    else:
+        told = (
+            "the file does not tell its pixels and strides; the model zoo's values are assumed "
+            f"({'BGR' if bgr else 'RGB'}, mean {numbers}, stride in the {'1x1' if caffe else '3x3'})"
+        )
 
     def fold(whole: dict[str, Tensor]) -> None:
         fold_pixels(whole, mean, std, bgr)
@@ -66,10 +76,9 @@ def convert(file: WeightFile) -> Converted:
         "data.max_size": 1333,
     }
     notes = (
-        f"pixels ({'blue' if bgr else 'red'} first, less {', '.join(f'{m:g}' for m in mean)}) are folded into the "
-        "first convolution",
+        f"pixels ({'blue' if bgr else 'red'} first, less {numbers}) are folded into the first convolution",
         "the order of a cell's anchors is folded into the last convolutions",
-        f"strides are taken to sit in the {'first' if caffe else '3x3'} convolution of a block, as pixel_std tells",
+        told,
     )
     return Converted(tensors, settings, fold, notes=notes, caffe=caffe)
 

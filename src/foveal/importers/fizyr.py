@@ -3,14 +3,13 @@
 Folded: pixels (blue first, less Caffe's mean) into the first convolution and its norm. Two things cannot be folded.
 Its boxes are offsets of corners, (1 + dx2 - dx1) times the anchor's side, where Foveal's are an exponential; the last
 box convolution is set so that both agree to first order, that is, for boxes about as large as their anchor. And Keras
-pads the convolutions and the pooling of stride 2 on the right and below, torch on both sides; on sides that are even
-both look at other pixels.
+pads the pooling behind the first convolution, P6 and P7 on the right and below where sides are even, torch on both
+sides, so both look at other pixels there. The first convolution is padded on both sides in both.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 
 from torch import Tensor
 
@@ -35,8 +34,8 @@ _VARIABLES = {
 _HEADS = {"classification": "class_head", "regression": "box_head"}
 
 
-def recognises(names: Container[str]) -> bool:
-    return "pyramid_classification/kernel" in names
+def recognises(file: WeightFile) -> bool:
+    return "pyramid_classification/kernel" in file.tensors
 
 
 def convert(file: WeightFile) -> Converted:
@@ -57,8 +56,8 @@ def convert(file: WeightFile) -> Converted:
     }
     notes = (
         "pixels (blue first, less Caffe's mean) are folded into the first convolution and its norm",
-        "NOT the same detector: boxes are offsets of corners there and Keras pads on one side; train on from this run "
-        "before it is used",
+        "NOT the same detector: boxes are offsets of corners there and Keras pads the pooling, P6 and P7 on one side; "
+        "train on from this run before it is used",
     )
     return Converted(tensors, settings, fold, notes=notes, caffe=True)
 

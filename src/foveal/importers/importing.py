@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ log = logging.getLogger("foveal")
 
 @dataclass(frozen=True)
 class Source:
-    """A project whose checkpoints are read. recognises: whether names of tensors are its own."""
+    """A project whose checkpoints are read. recognises: whether the names of a file's tensors are its own."""
 
-    recognises: Callable[[Container[str]], bool]
+    recognises: Callable[[WeightFile], bool]
     convert: Callable[[WeightFile], Converted]
 
 
@@ -83,7 +83,8 @@ def import_run(
 
 
 def _source_of(file: WeightFile) -> str:
-    name = next((name for name, source in SOURCES.items() if source.recognises(file.tensors)), None)
+    # From the last: DeepForest's files have torchvision's names, and something more.
+    name = next((name for name, source in reversed(SOURCES.items()) if source.recognises(file)), None)
     if name is None:
         some = ", ".join(list(file.tensors)[:2])[:200]
         raise WeightsError(
@@ -104,9 +105,16 @@ def _write(
     folder: Path, config: Config, classes: Classes, tensors: dict[str, Tensor], about: Mapping[str, Any]
 ) -> None:
     """Writes the run beside its place and renames it, so that there is a whole run or none."""
+    folder = folder.resolve()  # `.` has no name
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save_tensors(beside / "last.safetensors", tensors)
     write_description(beside, config, classes.names, classes.ids, **{"import": dict(about)})
-    os.replace(beside, folder)
+    if not folder.exists():
+        os.replace(beside, folder)
+        return
+    # An empty folder is filled, since a shell may stand in it; without config.yaml, the last, it is no run.
+    for part in sorted(beside.iterdir(), key=lambda part: part.name == "config.yaml"):
+        os.replace(part, folder / part.name)
+    beside.rmdir()

@@ -8,7 +8,6 @@ into the file, which is searched, not run.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from typing import Any
 
 from torch import Tensor
@@ -24,8 +23,8 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _HEADS = {"cls_convs": "class_head", "reg_convs": "box_head", "retina_cls": "class_head", "retina_reg": "box_head"}
 
 
-def recognises(names: Container[str]) -> bool:
-    return "bbox_head.retina_cls.weight" in names
+def recognises(file: WeightFile) -> bool:
+    return "bbox_head.retina_cls.weight" in file.tensors
 
 
 def convert(file: WeightFile) -> Converted:

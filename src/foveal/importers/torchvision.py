@@ -3,13 +3,13 @@
 Everything it does differently is a setting of Foveal's: anchors on cell corners with whole-pixel sides, strides that
 are floored, every object's best anchor used, padding trained as background. Its pixels are Foveal's. Version 2 has
 group norm in the heads, P6 from C5 and GIoU. Files of before torchvision 0.13 number the layers of heads and pyramid
-differently; both are read.
+differently; both are read. So are the files of a Lightning module that keeps the detector as `self.model`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -24,18 +24,29 @@ _HEADS = {"classification_head": "class_head", "regression_head": "box_head"}
 _FPN = {"inner_blocks": "lateral", "layer_blocks": "output"}
 
 
-def recognises(names: Container[str]) -> bool:
+def recognises(file: WeightFile) -> bool:
+    names = unwrapped(file.tensors)
     return "backbone.body.conv1.weight" in names and "head.classification_head.cls_logits.weight" in names
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The detector's tensors by its own names, where it lies as `self.model` in another module."""
+    if not all(name.startswith("model.") for name in tensors):
+        return tensors
+    return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
 def convert(file: WeightFile) -> Converted:
     """A state dict of torchvision's RetinaNet."""
-    tensors = renamed(file.path, "torchvision", file.tensors, _names(file.tensors))
+    theirs = unwrapped(file.tensors)
+    tensors = renamed(file.path, "torchvision", theirs, _names(theirs))
     group_norm = any("_head.tower.1." in name for name in tensors)
     trained = any(name.endswith("num_batches_tracked") for name in tensors)
     # torchvision evaluates these weights, and only these, with an epsilon of 0 in every batch norm.
     published = checksum(file.path).startswith(PUBLISHED_V1)
     notes = ["torchvision resizes without antialiasing, so scores of resized pictures differ slightly"]
+    if theirs is not file.tensors:
+        notes.append("the prefix model. was taken off the names; a file of DeepForest needs --from deepforest")
     if published:
         notes.append("batch norm's epsilon of 0, with which torchvision published these weights, is folded into them")
 
@@ -45,7 +56,9 @@ def convert(file: WeightFile) -> Converted:
 
     settings = {
         "model.batch_norm": "trained" if trained else "frozen",
-        "model.frozen_stages": 0 if trained else 2,
+        # With weights of the backbone, torchvision trains its last three layers in both versions. In version 2 the
+        # statistics of the others would still move there; here they stand still too.
+        "model.frozen_stages": 2,
         "anchors.offset": "corner",
         "anchors.round_sizes": True,
         "anchors.stride": "floor_of_padded",

@@ -1,13 +1,14 @@
 """Opens a stranger's checkpoint: which kind of file it is, its tensors by name, and what else it says in plain values.
 
-No code of a file is run. .pth files go through torch's `weights_only` reader, .pkl files through `array_pickle`,
-.safetensors and .h5 files through their libraries. A file must hold, byte for byte, the numbers that it claims: nothing
-is unpacked, and no tensor is larger than what is there of it.
+No code of a file is run. .pth files are walked by `torch_pickle` before torch's `weights_only` reader gets them, .pkl
+files go through `array_pickle`, .safetensors and .h5 files through their libraries. A file must hold, byte for byte,
+the numbers that it claims: nothing is unpacked, and no tensor is larger than what is there of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from foveal.errors import UsageError, WeightsError
 from foveal.importers.array_pickle import RefusedPickleError, read_array_pickle
+from foveal.importers.torch_pickle import RefusedTorchPickleError, check_torch_pickle
 from foveal.model.weights import read_tensors, why_unreadable
 
 MAX_BYTES = 4 * 2**30
@@ -78,6 +80,10 @@ def _torch_content(path: Path, size: int, zipped: bool) -> Any:
     if zipped:
         _check_archive(path, size)
     try:
+        _walk(path, size, zipped)
+    except RefusedTorchPickleError as error:
+        raise WeightsError(f"{path}: {_holds_more(str(error)) if error.whole else error}") from None
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats, which are no concern of the user's
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
@@ -92,7 +98,7 @@ def _check_archive(path: Path, size: int) -> None:
             entries = archive.infolist()
     except Exception as error:  # whatever damaged bytes lead to
         raise WeightsError(f"{path}: is damaged or cut off ({error}); fetch it again") from None
-    structure = sum(entry.file_size for entry in entries if entry.filename.endswith("data.pkl"))
+    structure = sum(entry.file_size for entry in entries if _is_structure(entry))
     if structure > MAX_STRUCTURE_BYTES:
         raise WeightsError(f"{path}: holds {structure:,} bytes beside its tensors; give its state dict alone")
     unpacked = sum(entry.file_size for entry in entries)
@@ -103,18 +109,60 @@ def _check_archive(path: Path, size: int) -> None:
         )
 
 
+def _walk(path: Path, size: int, zipped: bool) -> None:
+    """Every pickle that torch would read, before it does."""
+    if not zipped:
+        with open(path, "rb") as file:
+            start = io.BytesIO(file.read(MAX_STRUCTURE_BYTES))
+        try:
+            for _ in range(5):  # torch's mark, its version, the machine, the state dict, the order of the storages
+                check_torch_pickle(start, size)
+        except RefusedTorchPickleError as error:
+            if not error.whole and start.tell() == MAX_STRUCTURE_BYTES < size:
+                raise RefusedTorchPickleError(
+                    f"holds more than {MAX_STRUCTURE_BYTES:,} bytes beside its tensors; give its state dict alone"
+                ) from None
+            raise
+        return
+    try:
+        structures = [torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")]  # as torch.load will find it
+        with zipfile.ZipFile(path) as archive:
+            structures += [archive.read(entry) for entry in archive.infolist() if _is_structure(entry)]
+    except Exception as error:  # whatever damaged bytes lead to
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise WeightsError(f"{path}: is damaged or no weight file ({reason}); fetch it again") from None
+    for structure in dict.fromkeys(structures):
+        check_torch_pickle(io.BytesIO(structure), size)
+
+
+def _is_structure(entry: zipfile.ZipInfo) -> bool:
+    return entry.filename.lower().endswith("data.pkl")  # torch looks for it in any case
+
+
+def _holds_more(why: str) -> str:
+    """What the file is refused with, and how its tensors are taken out of it with the names of their classes."""
+    return (
+        f"holds more than tensors ({why}) and is not opened; if you trust the file, save what is needed of it: "
+        'c = torch.load(FILE, weights_only=False), then torch.save({"state_dict": c["state_dict"], "meta": c["meta"]}, '
+        "NEW) for mmdetection, label_dict in place of meta for DeepForest, else the state dict alone"
+    )
+
+
 def _pickled_content(path: Path) -> dict[str, Any]:
     try:
         content = read_array_pickle(path.read_bytes())
     except RefusedPickleError as error:
         raise WeightsError(f"{path}: {error}") from None
-    return {str(key): _tensors(value) for key, value in content.items()}
+    return {  # two levels, as many as the reader lets through
+        str(key): {str(name): _tensor(inner) for name, inner in value.items()}
+        if isinstance(value, dict)
+        else _tensor(value)
+        for key, value in content.items()
+    }
 
 
-def _tensors(value: Any) -> Any:
-    """Arrays as tensors, in a dictionary or alone; anything else as it is."""
-    if isinstance(value, dict):
-        return {str(key): _tensors(inner) for key, inner in value.items()}
+def _tensor(value: Any) -> Any:
+    """An array as a tensor; anything else as it is."""
     if not hasattr(value, "dtype"):
         return value
     return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))  # a copy, which torch may write to
@@ -196,4 +244,4 @@ def _keras_layers(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path}: is damaged or cut off ({' '.join(str(error).split())[:100]}); fetch it again"
         ) from None
-    return {name: _tensors(array) for name, array in found.items()}
+    return {name: _tensor(array) for name, array in found.items()}

@@ -7,7 +7,6 @@ which is folded into the last box convolution.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 
 from torch import Tensor
 
@@ -21,8 +20,8 @@ OFFSETS = [[STD[row] if row == column else 0.0 for column in range(4)] for row i
 _HEADS = {"classificationModel": "class_head", "regressionModel": "box_head"}
 
 
-def recognises(names: Container[str]) -> bool:
-    return "classificationModel.output.weight" in names
+def recognises(file: WeightFile) -> bool:
+    return "classificationModel.output.weight" in file.tensors
 
 
 def convert(file: WeightFile) -> Converted:
