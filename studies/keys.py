@@ -30,8 +30,9 @@ def run_key(config: Config, data_fingerprint: str, code: str | None = None, meth
 
 @functools.cache
 def source_code(package: Path = PACKAGE) -> str:
-    """The code that decides what a loss is: losses/, matching.py and anchors.py, without comments and docstrings."""
-    files = [*sorted((package / "losses").glob("*.py")), package / "matching.py", package / "anchors.py"]
+    """The code that decides what a loss is: losses, matching and anchors, without comments and docstrings."""
+    assignment = [package / f"{name}.py" for name in ("matching", "grid_matching", "reach", "anchors")]
+    files = [*sorted((package / "losses").glob("*.py")), *assignment]
     return "\n".join(f"# {file.name}\n{bare_code(file.read_text(encoding='utf-8'))}" for file in files)
 
 

@@ -8,7 +8,7 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes nms anchors matching
+errors config detections boxes nms anchors reach grid_matching matching
 losses.classification losses.boxes losses.mining losses.total
 model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding

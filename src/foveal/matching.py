@@ -9,6 +9,7 @@ Letters: B images, N anchors of an image, G objects, P positive anchors, I ignor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,14 @@ from foveal.anchors import Anchors, centred_inside
 from foveal.boxes import area, intersection, iou
 from foveal.config import AssignmentConfig
 from foveal.detections import Batch
+from foveal.grid_matching import assign
+from foveal.reach import cells_inside, level_boxes, nearest_centres, pieces, shift_of, strides_and_cells
 
 BACKGROUND = -1
 IGNORED = -2
 
-_FAR = -1e6
-"""Where the anchors of a level are that has none in the picture: no box reaches there."""
+_BOXES_AT_ONCE = 2**15
+"""Boxes that `best_iou` looks at together: few enough for their numbers to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,13 @@ def match_image(
 
 
 def match(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:
-    """Matches every picture of a batch by `match_image`, on the batch's device."""
+    """Matches every picture of a batch as `match_image` does, from the objects' side, on the batch's device."""
+    num_anchors = anchors.count(*batch.images.shape[-2:])
+    return Match(*assign(anchors, batch, config), len(batch), num_anchors)
+
+
+def match_plainly(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:
+    """Matches every picture of a batch by `match_image`: what `match` is held to."""
     height, width = batch.images.shape[-2:]
     anchors_N4 = anchors.boxes(height, width, batch.boxes.device)
     counts = torch.bincount(batch.image_index, minlength=len(batch)).tolist()
@@ -97,15 +106,25 @@ def best_iou(anchors: Anchors, boxes_G4: Tensor, shape: tuple[int, int] | Tensor
     Of the anchors of one size and ratio the one centred nearest to the box, in x and in y, overlaps it most, so L x A
     candidates decide, wherever the box lies: a million boxes cost a second and no G x N matrix.
     """
-    shape_X2 = torch.as_tensor(shape, device=boxes_G4.device).reshape(-1, 2)
+    shift, cell_boxes = shift_of(anchors), level_boxes(anchors).unbind()
+    shape_G2 = torch.as_tensor(shape, device=boxes_G4.device).reshape(-1, 2).expand(len(boxes_G4), 2)
+    best = [boxes_G4.new_zeros(0)]
+    for some in pieces(len(boxes_G4), _BOXES_AT_ONCE):
+        side_2G1 = shape_G2[some].flip(1).t()[..., None]
+        stride_2GL, cells_2GL = strides_and_cells(anchors, side_2G1)
+        inside_2GL = cells_inside(side_2G1, stride_2GL, cells_2GL, shift)
+        cx_LG, cy_LG = nearest_centres(boxes_G4[some], stride_2GL, inside_2GL, shift).mT.contiguous()
+        best.append(_best_at(boxes_G4[some], cx_LG, cy_LG, cell_boxes))
+    return torch.cat(best)
+
+
+def _best_at(boxes_G4: Tensor, cx_LG: Tensor, cy_LG: Tensor, cell_boxes: Sequence[Tensor]) -> Tensor:
+    """[G]: the best IoU of each box with anchors centred there. `iou` of pairs, in columns, one shape at a time."""
     x1, y1, x2, y2 = boxes_G4.unbind(-1)
     area_G = area(boxes_G4)
     best = torch.zeros_like(area_G)
-    for index in range(len(anchors.levels)):
-        cx = _nearest_centre((x1 + x2) / 2, shape_X2[:, 1], anchors, index)
-        cy = _nearest_centre((y1 + y2) / 2, shape_X2[:, 0], anchors, index)
-        for cell_box in anchors.cell_boxes(index).unbind():
-            # `iou` of pairs, in columns.
+    for cx, cy, boxes_A4 in zip(cx_LG, cy_LG, cell_boxes, strict=True):
+        for cell_box in boxes_A4:
             left, right = cx + cell_box[0], cx + cell_box[2]
             top, bottom = cy + cell_box[1], cy + cell_box[3]
             width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
@@ -113,17 +132,6 @@ def best_iou(anchors: Anchors, boxes_G4: Tensor, shape: tuple[int, int] | Tensor
             shared = width.mul_(height)
             best = torch.maximum(best, shared / (area_G + (right - left) * (bottom - top) - shared))
     return best
-
-
-def _nearest_centre(x_G: Tensor, side_X: Tensor, anchors: Anchors, level_index: int) -> Tensor:
-    """[G] along one axis: the nearest to x of a level's anchor centres inside an input of `side` pixels; or far off."""
-    cell = 2 ** anchors.levels[level_index]
-    cells = (side_X + cell - 1) // cell
-    stride = torch.full_like(cells, cell) if anchors.stride == "exact" else side_X // cells
-    shift = 0.5 if anchors.offset == "centre" else 0.0
-    last = (side_X / stride - shift).ceil() - 1
-    nearest = (x_G / stride - shift).round().clamp(min=0).minimum(last.minimum(cells - 1))
-    return torch.where(last < 0, _FAR, (nearest + shift) * stride)
 
 
 def _positive(iou_GN: Tensor, best_N: Tensor, config: AssignmentConfig) -> Tensor:
