@@ -26,7 +26,8 @@ engine.preparation engine.budget engine.train engine.demo
 analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
 analysis.bootstrapping
 analysis.logit_counts analysis.loss_shares analysis.loss_text analysis.loss_distribution analysis.loss_figures
-importers.array_pickle importers.torch_pickle importers.weight_files importers.folding importers.converted importers.classes
+importers.array_pickle importers.torch_pickle importers.weight_files importers.folding importers.converted
+importers.classes
 importers.torchvision importers.deepforest importers.detectron2 importers.mmdetection importers.yhenon importers.fizyr
 importers.importing
 commands cli
