@@ -76,7 +76,7 @@ def survivors(overlaps_DD: Tensor, alive_D: Tensor | None = None) -> Tensor:
 
 def _can_be_swept(boxes_D4: Tensor, scores_D: Tensor) -> bool:
     """Whether the fast path has the plain one's answer: on a CPU, in float32, with nothing infinite and nothing NaN."""
-    if boxes_D4.is_cuda or not boxes_D4.dtype == scores_D.dtype == torch.float32:
+    if boxes_D4.device.type != "cpu" or not boxes_D4.dtype == scores_D.dtype == torch.float32:
         return False
     boxes, scores = boxes_D4.detach().numpy(), scores_D.detach().numpy()
     return bool(np.abs(boxes).max(initial=0) < FARTHEST and not np.isnan(scores).any())
