@@ -2,7 +2,7 @@
 
 The same answers as `decoding.decode_plainly`, for all images of a batch at once. Anchors are chosen by their best class
 (see `candidates.py`). Then the best box that is left is taken, and those of its class that it overlaps go, as often as
-detections are wanted. That is a launch of some twenty small kernels each time, however large the batch.
+detections are wanted. That is some thirty small kernels each time, however large the batch.
 
 Letters: B images, N anchors of a level, A of a cell, K classes, R chosen anchors, P pairs of a level, D pairs of all
 levels, T detections that are wanted.
