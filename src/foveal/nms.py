@@ -43,7 +43,7 @@ def batched_nms(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float
     """
     if not _can_be_swept(boxes_D4, scores_D):
         return batched_nms_plainly(boxes_D4, scores_D, labels_D, iou)[:limit]
-    boxes, scores, labels = (part.detach().numpy() for part in (boxes_D4, scores_D, labels_D))
+    boxes, scores, labels = (part.detach().numpy() for part in (boxes_D4, scores_D, labels_D.long()))
     return torch.from_numpy(sweep(boxes, scores, labels, iou, limit))
 
 
