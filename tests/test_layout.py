@@ -16,6 +16,7 @@ data.table data.images data.arrays data.layout data.labels data.coco_file data.c
 data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes
 drawing
+interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
 engine.allocator engine.progress engine.schedule engine.checkpoint engine.ema
 engine.usable
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files

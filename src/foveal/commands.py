@@ -181,8 +181,8 @@ class Predict:
     """Pictures, folders, globs, videos, or - for a list of paths on standard input."""
     out: Path
     """Folder for the table and the drawn pictures."""
-    format: Literal["coco", "csv", "jsonl"] = "jsonl"
-    """Format of the table."""
+    format: Literal["coco", "csv", "jsonl", "labelstudio"] = "jsonl"
+    """Format of the table; labelstudio: tasks with predictions, for people to correct."""
     draw: bool = False
     """Write every picture with its boxes."""
     min_score: float | None = None
