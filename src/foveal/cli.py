@@ -33,6 +33,7 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
   mine       rank what a run finds hard, and labels that are probably wrong
   bootstrap  label more pictures with a run, and train on both
   import     a run from another project's RetinaNet checkpoint
+  push       put a run onto the Hugging Face hub
 
   foveal train data/cells --preset light --out runs/cells
   foveal evaluate runs/cells data/cells --split test
