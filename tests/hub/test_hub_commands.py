@@ -17,7 +17,9 @@ def picture(tmp_path):
 
 def test_a_run_is_pushed_and_predicts_from_the_hub(hub, trained, picture, tmp_path, capsys):
     assert main(["push", str(trained), "alice/cells", "--license", "mit"]) == 0
-    assert "hf://alice/cells: pushed; next: foveal predict hf://alice/cells" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "hf://alice/cells: pushed; next: foveal predict hf://alice/cells" in said.out
+    assert "HTTP" not in said.err
     words = ["predict", "hf://alice/cells", str(picture), "--min-score", "0.001", "--format", "labelstudio"]
     assert main([*words, "--out", str(tmp_path / "found")]) == 0
     [task] = json.loads((tmp_path / "found" / "labelstudio.json").read_text())
