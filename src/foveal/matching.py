@@ -47,7 +47,9 @@ class Match:
 
     def positives_per_image(self) -> Tensor:
         """[B] int64: how many anchors each image assigns to objects."""
-        return torch.bincount(self.positive // self.num_anchors, minlength=self.num_images)
+        # Not bincount: on a GPU it waits to learn how many bins it needs.
+        edges = torch.arange(self.num_images + 1, device=self.positive.device) * self.num_anchors
+        return torch.searchsorted(self.positive, edges).diff()
 
 
 def match_image(

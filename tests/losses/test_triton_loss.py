@@ -13,10 +13,11 @@ from torch.testing import assert_close
 from foveal.anchors import Anchors
 from foveal.config import AssignmentConfig, Config, LossConfig
 from foveal.detections import Batch, Objects
+from foveal.engine.step import normalised
 from foveal.errors import UsageError
 from foveal.losses import triton_loss
 from foveal.losses.classification import classification_loss
-from foveal.losses.total import detector_loss
+from foveal.losses.total import LossSums, detector_loss
 from foveal.losses.triton_loss import anchor_labels, level_loss, takes
 from foveal.matching import BACKGROUND, IGNORED, Match, match
 
@@ -171,6 +172,14 @@ def test_where_the_expected_gradient_arrives_the_stored_one_is_handed_on_untouch
     assert torch.equal(gradient, before)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "focal_star", "hinge"])
+def test_a_logit_that_is_not_a_number_is_not_hidden(name: Any) -> None:
+    logits = torch.zeros(B, A * K, 1, 1, device=DEVICE)
+    logits[1, 4] = math.nan
+    labels = torch.full((B, A), BACKGROUND, dtype=torch.int16, device=DEVICE)
+    assert level_loss(logits, labels, LossConfig(name=name)).isnan().tolist() == [False, True]
+
+
 # -- none, one, many ---------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +228,25 @@ def test_levels_add_up_to_the_detectors_class_loss() -> None:
     plain = detector_loss(logits, deltas, anchors, matched, batch, LossConfig())
     assert len(matched.positive) > 0
     assert_close(sums.float(), plain.classification, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("normaliser", ["batch", "image"])
+def test_what_training_divides_by_is_known_to_the_bit_before_the_loss(normaliser: Any) -> None:
+    logits, config = some_logits(torch.channels_last), Config(loss=LossConfig(normaliser=normaliser))
+    assigned, counted = torch.tensor(7.0, device=DEVICE), torch.tensor([3.0, 0.0], device=DEVICE)
+    world, images = 3, B * 3
+    # A tensor divided by a tensor, as backward does it: `3 / tensor` is the reciprocal times 3, and rounds twice.
+    world_B = torch.full((B,), float(world), device=DEVICE)
+    if normaliser == "batch":
+        scale_B = world_B / assigned.clamp(min=1)
+    else:
+        scale_B = world_B / images / counted.clamp(min=1)
+    sums = level_loss(logits, some_labels(), config.loss, scale_B)
+    arrived: list[Tensor] = []
+    sums.register_hook(arrived.append)  # type: ignore[no-untyped-call]
+    of_batch = LossSums(sums.float(), torch.zeros(B, device=DEVICE), counted, counted)
+    (normalised(of_batch, config, assigned, images)[0] * world).backward()
+    assert torch.equal(arrived[0].float(), scale_B)
 
 
 # -- the contract ------------------------------------------------------------------------------------------------------

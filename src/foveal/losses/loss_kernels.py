@@ -117,7 +117,8 @@ def _of_margin(x_t, beta, margin, LOSS: tl.constexpr, GAMMA: tl.constexpr, PTX: 
         value, steepness = cost / GAMMA, rest
     elif LOSS == "hinge":
         p_t, rest, _, _ = _sigmoids(x_t, PTX)
-        value = tl.maximum(margin - p_t, 0.0)
+        # A GPU's maximum of NaN and 0 is 0, unless it is told: a broken net would cost nothing.
+        value = tl.maximum(margin - p_t, 0.0, propagate_nan=tl.PropagateNan.ALL)
         steepness = tl.where(p_t < margin, p_t * rest, 0.0)
     elif LOSS == "focal" and GAMMA != 0:
         p_t, rest, cost, opposite = _sigmoids(x_t, PTX)
