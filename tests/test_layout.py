@@ -8,8 +8,10 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes nms anchors reach grid_matching matching
-losses.classification losses.boxes losses.mining losses.total
+errors config detections boxes nms anchors reach grid_matching
+matching_kernels triton_matching matching
+losses.classification losses.boxes losses.mining
+losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
