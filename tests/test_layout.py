@@ -18,6 +18,8 @@ data.table data.images data.arrays data.layout data.labels data.coco_file data.c
 data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes
 drawing
+interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
+hub.addresses hub.strangers hub.fetching
 engine.allocator engine.progress engine.schedule engine.checkpoint engine.ema
 engine.usable
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
@@ -32,6 +34,7 @@ importers.array_pickle importers.torch_pickle importers.weight_files importers.f
 importers.classes
 importers.torchvision importers.deepforest importers.detectron2 importers.mmdetection importers.yhenon importers.fizyr
 importers.importing
+hub.model_card hub.pushing
 commands cli
 """.split()
 
