@@ -126,13 +126,13 @@ class TransformersBackbone(Backbone):
 def resampled(x: Tensor, stride: int, wanted: int) -> Tensor:
     """Features [B, C, h, w] whose cells are `stride` pixels apart, at a distance of `wanted` pixels.
 
-    Cell i stays centred on pixel (i + 1/2) wanted: the scale is exact even where the sides are not. Coarser maps are
-    averaged (antialiased), finer ones interpolated.
+    Cell i stays centred on pixel (i + 1/2) wanted: the scale is exact even where the sides are not. Bilinear without
+    antialiasing, whose kernel would move cells by up to a pixel at such scales.
     """
     if stride == wanted:
         return x
     scale = stride / wanted
-    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False, antialias=scale < 1)
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
 def measure(description: Description) -> Maps:
@@ -175,9 +175,9 @@ def _run(network: nn.Module, height: int, width: int) -> tuple[Tensor, ...]:
 
 
 def _stage_ends(maps: Maps, sources: list[int]) -> list[set[str]]:
-    """The parameters of the first 2, 3, 4 and 5 stages."""
+    """The parameters of the first 2, 3, 4 and 5 stages; a stage's norm of its own map is no part of the next one's."""
     if len(set(sources)) > 1:
-        return [maps.until[i] for i in sources]
+        return [set.union(*(maps.until[i] for i in sources[: n + 1])) for n in range(len(sources))]
     last = len(maps.names) - 1
     return [maps.until[round(last * quarter / 4)] for quarter in (1, 2, 3, 4)]
 
