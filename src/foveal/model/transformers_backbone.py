@@ -143,7 +143,7 @@ def measure(description: Description) -> Maps:
         network = build(config, "meta")
         maps = _run(network, PROBE, PROBE)
     except Exception as error:  # whatever a network does that was not made for pictures of this size
-        raise _refused(name, f"cannot be run on pictures of another size than its own: {_first_line(error)}") from None
+        raise _refused(name, f"cannot be run on a picture of {PROBE} x {PROBE}: {_first_line(error)}") from None
     if len(maps) != len(config.out_features) or any(x.dim() != 4 for x in maps):
         raise _refused(name, "gives no feature maps [B, C, H, W]")
     strides = [round(PROBE / x.shape[-1]) for x in maps]

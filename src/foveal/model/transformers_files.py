@@ -139,12 +139,17 @@ def _source(name: str) -> str:
 
 def _processor(source: str) -> dict[str, Any] | None:
     """What preprocessor_config.json says; None if the model has none. Not being able to ask is an OSError."""
+    from huggingface_hub import try_to_load_from_cache
     from transformers.utils import cached_file
 
+    file = "preprocessor_config.json"
     try:
-        path = cached_file(source, "preprocessor_config.json")
+        path = cached_file(source, file)
     except OSError as error:
-        if error.__cause__ is not None:  # a network's or a hub's error; where the file is merely not there, none
+        # A network's or a hub's error has a cause; a file that is merely not there has none. That it was not there
+        # when the network was is in the cache, as an object that is neither a path nor None.
+        absent = error.__cause__ is None or not isinstance(try_to_load_from_cache(source, file), str | None)
+        if not absent:
             raise
         log.info("%s: has no preprocessor_config.json, so ImageNet's mean and deviation are taken", source)
         return None
