@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_transformers import folder_of
 from torch.testing import assert_close
 
 import foveal
@@ -20,9 +20,6 @@ from foveal.data.scenes import write_scenes
 from foveal.engine.checkpoint import read_run, read_tensors
 from foveal.engine.progress import Silent
 from foveal.errors import TrainingError, WeightsError
-
-sys.path.append(str(Path(__file__).parents[1] / "model"))
-from tiny_transformers import folder_of
 
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 TINY: dict[str, Any] = {
