@@ -15,8 +15,9 @@ from foveal.anchors import Anchors
 from foveal.boxes import area, iou
 from foveal.boxes import clip as clip_boxes
 from foveal.boxes import decode as decode_boxes
+from foveal.candidates import logit
 from foveal.config import InferenceConfig
-from foveal.decoding import Found, decode, logit
+from foveal.decoding import Found, decode
 from foveal.model.retinanet import Outputs
 
 K = 2

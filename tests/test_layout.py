@@ -8,13 +8,13 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes nms anchors reach grid_matching
+errors config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.classification losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
 model.pyramid model.heads model.weights model.retinanet
-decoding
+candidates padded_decoding decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
 data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes

@@ -96,8 +96,11 @@ class Anchors:
         return list(self.boxes(height, width, device).split(self.level_counts(height, width)))
 
 
-def centred_inside(anchors_N4: Tensor, size: tuple[int, int]) -> Tensor:
-    """[N] bool: anchors whose centre lies in a picture of (height, width), not on the padding right of or below it."""
+def centred_inside(anchors_N4: Tensor, size: tuple[int, int] | tuple[Tensor, Tensor]) -> Tensor:
+    """[N] bool: anchors whose centre lies in a picture of (height, width), not on the padding right of or below it.
+
+    Height and width of B pictures are [B, 1] each; the result then is [B, N].
+    """
     height, width = size
     x1, y1, x2, y2 = anchors_N4.unbind(-1)
     # Centres are multiples of half a pixel; the tolerance absorbs what the corners lost to rounding.

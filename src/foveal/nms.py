@@ -8,10 +8,12 @@ Letters: D detections.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from foveal.boxes import iou as iou_of
+from foveal.sweep_nms import FARTHEST, sweep
 
 _BLOCK = 256
 
@@ -34,8 +36,19 @@ def nms(boxes_D4: Tensor, scores_D: Tensor, iou: float) -> Tensor:
     return torch.cat(kept) if kept else order
 
 
-def batched_nms(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float) -> Tensor:
-    """Indices (int64) of the boxes that stay when only boxes of one class compete, best score first."""
+def batched_nms(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float, limit: int | None = None) -> Tensor:
+    """Indices (int64) of the boxes that stay when only boxes of one class compete, best score first.
+
+    limit: how many are wanted at most. The best of them follow from the best boxes, so the others are not looked at.
+    """
+    if not _can_be_swept(boxes_D4, scores_D):
+        return batched_nms_plainly(boxes_D4, scores_D, labels_D, iou)[:limit]
+    boxes, scores, labels = (part.detach().numpy() for part in (boxes_D4, scores_D, labels_D.long()))
+    return torch.from_numpy(sweep(boxes, scores, labels, iou, limit))
+
+
+def batched_nms_plainly(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float) -> Tensor:
+    """`batched_nms` by `nms`, one class after the other: what the fast path is held to."""
     kept = [torch.zeros(0, dtype=torch.int64, device=boxes_D4.device)]
     for label in labels_D.unique():
         mine = (labels_D == label).nonzero().squeeze(1)
@@ -59,3 +72,11 @@ def survivors(overlaps_DD: Tensor, alive_D: Tensor | None = None) -> Tensor:
         if torch.equal(settled_D, stay_D):
             return stay_D
         stay_D = settled_D
+
+
+def _can_be_swept(boxes_D4: Tensor, scores_D: Tensor) -> bool:
+    """Whether the fast path has the plain one's answer: on a CPU, in float32, with nothing infinite and nothing NaN."""
+    if boxes_D4.device.type != "cpu" or not boxes_D4.dtype == scores_D.dtype == torch.float32:
+        return False
+    boxes, scores = boxes_D4.detach().numpy(), scores_D.detach().numpy()
+    return bool(np.abs(boxes).max(initial=0) < FARTHEST and not np.isnan(scores).any())
