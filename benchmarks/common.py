@@ -55,13 +55,16 @@ def write_rows(name: str, rows: Sequence[dict[str, Any]]) -> Path:
     return _write(name, rows, [circumstances() | row for row in rows])
 
 
-def replace_rows(name: str, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> Path:
-    """As `write_rows`, but lines that are there stay as they are, unless a row has the same `key` columns."""
+def replace_rows(name: str, rows: Sequence[dict[str, Any]], key: Sequence[str], quietly: bool = False) -> Path:
+    """As `write_rows`, but lines that are there stay as they are, unless a row has the same `key` columns.
+
+    quietly: prints nothing.
+    """
     path, now = RESULTS / f"{name}.csv", circumstances()
     lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for line in [*(read_rows(path) if path.exists() else []), *(now | row for row in rows)]:
         lines[tuple(str(line[column]) for column in key)] = line
-    return _write(name, rows, list(lines.values()))
+    return _write(name, [] if quietly else rows, list(lines.values()))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -92,6 +95,8 @@ def _write(name: str, shown: Sequence[dict[str, Any]], lines: Sequence[dict[str,
         writer.writeheader()
         writer.writerows(lines)
     os.replace(beside, path)
+    if not shown:
+        return path
     print(f"{name} ({'; '.join(circumstances().values())})")
     shown_columns = list(dict.fromkeys(column for row in shown for column in row))
     widths = {c: max(len(c), *(len(str(row.get(c, ""))) for row in shown)) for c in shown_columns}

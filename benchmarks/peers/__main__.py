@@ -32,16 +32,21 @@ def main() -> int:
     python = sys.executable if chosen.own_environment else chosen.peer_python
     pool = Pool(ours=python, theirs=chosen.peer_python, threads=chosen.threads)
     works = [work for work in WORKS if work.group in chosen.only]
+    trained = [work for work in works if work.job == "training"]
+    rows: list[dict[str, Any]] = []
     with pool:
         if chosen.parts:
-            trained = [work for work in works if work.job == "training"]
-            rows = [row for work in trained for row in parts_of(work, pool, chosen)]
-            replace_rows("parts", rows, ("work", "part"))
+            name, key = "parts", ["work", "part"]
+            measured = (row for work in trained for row in parts_of(work, pool, chosen))
         else:
-            rows = [row for work in works for memory in work.memory for row in compare(work, memory, pool, chosen)]
-            replace_rows("peers", rows, ("work", "case", "memory"))
-    failed = [row for row in rows if "times_faster" not in row]
-    return 1 if failed else 0
+            name, key = "peers", ["work", "case", "memory"]
+            measured = (compare(work, memory, pool, chosen) for work in works for memory in work.memory)
+        for row in measured:
+            rows.append(row)
+            replace_rows(name, [row], key, quietly=True)  # whoever stops it keeps what is done
+    if rows:
+        replace_rows(name, rows, key)
+    return 1 if any("times_faster" not in row for row in rows) else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -55,7 +60,7 @@ def _arguments() -> argparse.Namespace:
         "--own-environment", action="store_true", help="Foveal in its own environment, on its own torch"
     )
     parser.add_argument("--rounds", type=int, default=11, help="rounds of a work at most")
-    parser.add_argument("--limit", type=float, default=10.0, help="seconds after which a work begins no more rounds")
+    parser.add_argument("--limit", type=float, default=8.0, help="seconds after which a work begins no more rounds")
     parser.add_argument("--threads", type=int, default=0, help="of each side; default: torch's choice")
     chosen = parser.parse_args()
     if not chosen.peer_python.exists():
@@ -104,7 +109,7 @@ class Pool:
         self._stack.close()
 
 
-def compare(work: Work, memory: str, pool: Pool, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def compare(work: Work, memory: str, pool: Pool, chosen: argparse.Namespace) -> dict[str, Any]:
     """The row of a work: whether the answers agree, then how long each side takes, then how much memory."""
     row: dict[str, Any] = {"work": work.group, "case": work.case, "memory": memory}
     try:
@@ -120,7 +125,7 @@ def compare(work: Work, memory: str, pool: Pool, chosen: argparse.Namespace) -> 
     except (WorkerError, DisagreementError) as error:
         row["agreement"] = f"{type(error).__name__}: {error}"
     _tell(row)
-    yield row | pool.about()
+    return row | pool.about()
 
 
 def parts_of(work: Work, pool: Pool, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:

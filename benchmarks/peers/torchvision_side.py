@@ -111,7 +111,8 @@ def image(settings: Numbers) -> Job:
     """One picture through the detector, normalising and post-processing included."""
     side = settings["side"]
     picture = inputs.pictures(1, side)[0].float() / 255
-    detector, layout = _fastest(lambda chosen: _detector(side, chosen).eval(), lambda model: _ask(model, picture))
+    layout = _fastest(f"image {side}", lambda chosen: _detector(side, chosen).eval(), lambda m: _ask(m, picture))
+    detector = _detector(side, layout).eval()
     _write_weights(detector, Path(settings["folder"]))
     return Job(lambda: _ask(detector, picture), lambda: inputs.found(**_ask(detector, picture)), layout)
 
@@ -138,7 +139,7 @@ def training(settings: Numbers) -> Job:
         optimiser.zero_grad()
         return losses
 
-    _, layout = _fastest(learner, step)
+    layout = _fastest(f"training {side}", learner, step)
     learning = learner(layout)
     _write_weights(learning[0], Path(settings["folder"]))
 
@@ -205,17 +206,21 @@ def _ask(detector: nn.Module, picture: Tensor) -> dict[str, Tensor]:
     return detector([picture])[0]
 
 
-def _fastest(make: Callable[[str], Any], work: Callable[[Any], Any]) -> tuple[Any, str]:
-    """What `make` gives in the layout in which the second run of `work` on it is faster, and that layout's name."""
-    took, made = {}, {}
-    for layout in LAYOUTS:
-        made[layout] = make(layout)
-        for _ in range(2):
-            began = time.perf_counter()
-            work(made[layout])
-            took[layout] = time.perf_counter() - began
-    best = min(took, key=lambda layout: took[layout])
-    return made[best], best
+_fastest_layout: dict[str, str] = {}
+
+
+def _fastest(name: str, make: Callable[[str], Any], work: Callable[[Any], Any]) -> str:
+    """The layout in which the second run of `work` on what `make` gives is faster; found once a name and process."""
+    if name not in _fastest_layout:
+        took = {}
+        for layout in LAYOUTS:
+            made = make(layout)
+            for _ in range(2):
+                began = time.perf_counter()
+                work(made)
+                took[layout] = time.perf_counter() - began
+        _fastest_layout[name] = min(took, key=lambda layout: took[layout])
+    return _fastest_layout[name]
 
 
 def _write_weights(detector: nn.Module, folder: Path) -> None:

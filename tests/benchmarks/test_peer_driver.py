@@ -115,7 +115,7 @@ def chosen():
 
 def test_a_row_has_agreement_times_ratio_and_both_versions(chosen, capsys):
     with Pool(sys.executable, sys.executable, 0, sides=(FAST, SLOW)) as pool:
-        [row] = compare(Work("nms", "nms", "a nap", {"seconds": 0.02}), REUSED, pool, chosen)
+        row = compare(Work("nms", "nms", "a nap", {"seconds": 0.02}), REUSED, pool, chosen)
     assert row["agreement"] == "all 3 kept boxes"
     assert row["ours_median_ms"] >= 20
     assert row["peer_median_ms"] > row["ours_median_ms"]
@@ -126,8 +126,8 @@ def test_a_row_has_agreement_times_ratio_and_both_versions(chosen, capsys):
 
 def test_a_side_that_fails_leaves_a_row_without_times_and_the_next_work_is_done(chosen):
     with Pool(sys.executable, sys.executable, 0, sides=(FAST, SLOW)) as pool:
-        [failed] = compare(Work("nms", "fail", "a fault"), REUSED, pool, chosen)
-        [done] = compare(Work("nms", "nms", "a nap", {"seconds": 0.0}), REUSED, pool, chosen)
+        failed = compare(Work("nms", "fail", "a fault"), REUSED, pool, chosen)
+        done = compare(Work("nms", "nms", "a nap", {"seconds": 0.0}), REUSED, pool, chosen)
     assert failed["agreement"] == "WorkerError: slow_stand_in: ValueError: no such shape"
     assert "times_faster" not in failed
     assert done["times_faster"] > 0
@@ -141,7 +141,7 @@ def test_two_sides_that_disagree_are_not_timed(chosen, monkeypatch):
 
     monkeypatch.setitem(command.RULES, "nms", refuse)
     with Pool(sys.executable, sys.executable, 0, sides=(FAST, SLOW)) as pool:
-        [row] = compare(Work("nms", "nms", "a nap", {"seconds": 0.0}), REUSED, pool, chosen)
+        row = compare(Work("nms", "nms", "a nap", {"seconds": 0.0}), REUSED, pool, chosen)
     assert row["agreement"] == "DisagreementError: 3 kept boxes differ"
     assert "times_faster" not in row
 
