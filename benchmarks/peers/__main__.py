@@ -59,8 +59,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--own-environment", action="store_true", help="Foveal in its own environment, on its own torch"
     )
-    parser.add_argument("--rounds", type=int, default=11, help="rounds of a work at most")
-    parser.add_argument("--limit", type=float, default=8.0, help="seconds after which a work begins no more rounds")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of a work at most")
+    parser.add_argument("--limit", type=float, default=6.0, help="seconds after which a work begins no more rounds")
     parser.add_argument("--threads", type=int, default=0, help="of each side; default: torch's choice")
     chosen = parser.parse_args()
     if not chosen.peer_python.exists():
