@@ -29,7 +29,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # Ours, plainly and fast; a benchmark that is not there is passed over.
-BENCHES := $(foreach name,matching loss decoding growth training loader reading evaluation,$(basename $(notdir $(wildcard benchmarks/$(name).py))))
+BENCHES := $(foreach name,matching loss decoding nms growth training loader reading evaluation,$(basename $(notdir $(wildcard benchmarks/$(name).py))))
 
 bench: $(READY)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -149,8 +149,7 @@ def training(settings: Numbers) -> Job:
     batch = Batch.pack(list(pictures), objects)
     restore_all()
     model, config = _imported(Path(settings["folder"]), side, {"model.channels_last": without != "channels_last"})
-    if without in _PLAINLY:
-        _PLAINLY[without]()
+    switch_off(without)
     model.train()
     anchors, optimiser = Anchors.from_config(config), make_optimiser(model, config.train)
 
@@ -194,6 +193,12 @@ _replaced: _Places = {}
 def _put(module: Any, name: str, value: Any) -> None:
     _replaced.setdefault((module, name), getattr(module, name))
     setattr(module, name, value)
+
+
+def switch_off(part: str) -> None:
+    """Takes a gain away from the steps of this process; what is a setting, or nothing, is not its business."""
+    if part in _PLAINLY:
+        _PLAINLY[part]()
 
 
 def restore_all() -> None:
