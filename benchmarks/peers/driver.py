@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # glibc's switches: no block is mapped afresh, and nothing that was freed goes back to the system.
 REUSED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+QUIET_PROFILER = {"KINETO_LOG_LEVEL": "9"}
+"""torch's profiler tells of every start and stop otherwise."""
 LEAST_ROUNDS = 3
 ROUND_S = 0.02
 """Work shorter than this is repeated within a round, so that a round is more than a pipe's delay."""
@@ -45,7 +47,10 @@ class Worker:
         self.process = subprocess.Popen(
             [str(python), "-m", "benchmarks.peers.worker", module],
             cwd=ROOT,
-            env=environment | {"PYTHONPATH": os.pathsep.join(paths)} | (REUSED_MEMORY if reused else {}),
+            env=QUIET_PROFILER
+            | environment
+            | {"PYTHONPATH": os.pathsep.join(paths)}
+            | (REUSED_MEMORY if reused else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
