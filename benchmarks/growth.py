@@ -2,8 +2,8 @@
 
 Loss (value and gradient), matching, decoding and NMS, as a user gets them. One quantity grows, the others stay at 20
 objects, 20 classes, 512 pixels. NMS has a box for each object, 1,000 where classes or the side grow. Each size is run
-once without counting, then until .15 s are over. Memory is torch's own at its peak, above the inputs; what was freed
-stays with the process, so that no page is faulted in twice.
+once without counting, then until .15 s are over. Memory is torch's and numpy's at the peak, above the inputs; what
+was freed stays with the process, so that no page is faulted in twice.
 
 Writes results/growth.csv, docs/images/growth-time.png and docs/images/growth-memory.png; --draw only draws what the CSV
 says. Slopes are those of straight lines through the upper half of the points: 1 is linear, 0 flat; along the side 2 is
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, ROOT, Timing, measure, read_rows, write_rows
-from benchmarks.memory import peak_bytes
+from benchmarks.memory import array_bytes, peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import Config
 from foveal.decoding import decode
@@ -81,7 +81,7 @@ def grown(quantity: str, values: Sequence[int]) -> Iterator[dict[str, Any]]:
                 "piece": piece,
                 "threads": torch.get_num_threads(),
                 **timing.per(1),
-                "peak_MB": round(peak_bytes(work) / 1e6, 3),
+                "peak_MB": round((peak_bytes(work) + array_bytes(work)) / 1e6, 3),
             }
 
 

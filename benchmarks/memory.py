@@ -1,8 +1,9 @@
-"""How much memory a piece of work takes at its peak, above what was there before it. Needs torch alone."""
+"""How much memory a piece of work takes at its peak, above what was there before it."""
 
 from __future__ import annotations
 
 import gc
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ def peak_bytes(work: Callable[[], Any]) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def array_bytes(work: Callable[[], Any]) -> int:
+    """The same of numpy's arrays and Python's objects."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def resident_bytes(work: Callable[[], Any]) -> int | None:

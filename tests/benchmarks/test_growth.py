@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.common import RESULTS, read_rows
 from benchmarks.growth import GROWTH, PIECES, Size, draw, grown, slope, works
-from benchmarks.memory import peak_bytes, resident_bytes
+from benchmarks.memory import array_bytes, peak_bytes, resident_bytes
 
 
 def test_a_slope_is_the_power_by_which_the_upper_half_grows():
@@ -55,3 +56,7 @@ def test_peaks_are_what_was_held_at_once():
     grown_by = resident_bytes(work)
     if grown_by is not None:
         assert 24 * mebibyte < grown_by < 60 * mebibyte
+
+
+def test_numpys_arrays_are_seen_too():
+    assert 8 * 2**20 <= array_bytes(lambda: np.ones(2**20)) < 9 * 2**20
