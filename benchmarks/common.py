@@ -86,12 +86,13 @@ def circumstances() -> dict[str, str]:
 def _write(name: str, shown: Sequence[dict[str, Any]], lines: Sequence[dict[str, Any]]) -> Path:
     """Prints some rows and writes all lines to results/NAME.csv, beside it first: never half a file."""
     now = list(circumstances())
-    columns = [*(c for c in dict.fromkeys(column for line in lines for column in line) if c not in now), *now]
+    filled = dict.fromkeys(column for line in lines for column, value in line.items() if value not in (None, ""))
+    columns = [*(column for column in filled if column not in now), *now]
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
     beside = path.with_name(f".{path.name}.part")
     with beside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
     os.replace(beside, path)
