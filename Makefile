@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench bench-peers clean
 
 setup: $(READY)
 
@@ -26,8 +28,23 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Ours, plainly and fast; a benchmark that is not there is passed over.
+BENCHES := $(foreach name,matching loss decoding nms growth loader training training_memory reading evaluation,$(basename $(notdir $(wildcard benchmarks/$(name).py))))
+
 bench: $(READY)
-	for file in matching decoding nms loader training training_memory reading evaluation; do $(BIN)/python -m benchmarks.$$file || exit 1; done
+	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.readme
+
+# torch with torchvision, and Foveal on top, so that both sides have one torch; several GB.
+$(PEERS_READY): pyproject.toml benchmarks/peers/constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --upgrade pip
+	$(PEERS)/bin/pip install --quiet --constraint benchmarks/peers/constraints.txt torchvision --editable .
+	touch $(PEERS_READY)
+
+bench-peers: $(READY) $(PEERS_READY)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+	$(BIN)/python -m benchmarks.readme
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,24 +48,61 @@ def measure(work: Callable[[], Any], runs: int, warm_up: int = 1) -> Timing:
 
 
 def write_rows(name: str, rows: Sequence[dict[str, Any]]) -> Path:
-    """Prints the rows and writes them to results/NAME.csv, each with machine, versions, commit and date."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    circumstances = {
+    """Prints the rows and writes them to results/NAME.csv, each with machine, versions, commit and date.
+
+    A row's own column of such a name counts.
+    """
+    return _write(name, rows, [circumstances() | row for row in rows])
+
+
+def replace_rows(name: str, rows: Sequence[dict[str, Any]], key: Sequence[str], quietly: bool = False) -> Path:
+    """As `write_rows`, but lines that are there stay as they are, unless a row has the same `key` columns.
+
+    quietly: prints nothing.
+    """
+    path, now = RESULTS / f"{name}.csv", circumstances()
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in [*(read_rows(path) if path.exists() else []), *(now | row for row in rows)]:
+        lines[tuple(str(line[column]) for column in key)] = line
+    return _write(name, [] if quietly else rows, list(lines.values()))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """A results file's lines by column."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def circumstances() -> dict[str, str]:
+    """The columns that say where and of what a number was measured."""
+    return {
         "machine": machine(),
         "versions": versions(),
         "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def _write(name: str, shown: Sequence[dict[str, Any]], lines: Sequence[dict[str, Any]]) -> Path:
+    """Prints some rows and writes all lines to results/NAME.csv, beside it first: never half a file."""
+    now = list(circumstances())
+    filled = dict.fromkeys(column for line in lines for column, value in line.items() if value not in (None, ""))
+    columns = [*(column for column in filled if column not in now), *now]
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*columns, *circumstances], lineterminator="\n")
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(row | circumstances for row in rows)
-    print(f"{name} ({'; '.join(circumstances.values())})")
-    widths = {column: max(len(column), *(len(str(row.get(column, ""))) for row in rows)) for column in columns}
-    for line in ({column: column for column in columns}, *rows):
-        print("  ".join(str(line.get(column, "")).ljust(widths[column]) for column in columns).rstrip())
+        writer.writerows(lines)
+    os.replace(beside, path)
+    if not shown:
+        return path
+    print(f"{name} ({'; '.join(circumstances().values())})")
+    shown_columns = list(dict.fromkeys(column for row in shown for column in row))
+    widths = {c: max(len(c), *(len(str(row.get(c, ""))) for row in shown)) for c in shown_columns}
+    for line in ({column: column for column in shown_columns}, *shown):
+        print("  ".join(str(line.get(column, "")).ljust(widths[column]) for column in shown_columns).rstrip())
     return path
 
 

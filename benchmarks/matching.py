@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import Timing, write_rows
+from benchmarks.memory import peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import AssignmentConfig, Config
 from foveal.detections import Batch, Objects
@@ -84,19 +84,6 @@ def in_turns(works: dict[str, Callable[[], Any]], runs: int) -> dict[str, Timing
             if run:
                 seconds[name].append(time.perf_counter() - began)
     return {name: Timing(statistics.median(s), min(s), max(s), runs) for name, s in seconds.items()}
-
-
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes that torch's allocator on the CPU gave out and had not yet got back."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        kept = work()
-    del kept
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 if __name__ == "__main__":

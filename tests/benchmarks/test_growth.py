@@ -1,0 +1,62 @@
+"""Growth: slopes by hand, the pieces on small sizes, and the figures from the committed numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.common import RESULTS, read_rows
+from benchmarks.growth import GROWTH, PIECES, Size, draw, grown, slope, works
+from benchmarks.memory import array_bytes, peak_bytes, resident_bytes
+
+
+def test_a_slope_is_the_power_by_which_the_upper_half_grows():
+    values = [1, 10, 100, 1000]
+    assert slope(values, [7, 7, 70, 700]) == pytest.approx(1)
+    assert slope(values, [50, 9, 7, 7]) == pytest.approx(0)
+    assert slope(values, [0, 0, 1, 100]) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("size", [Size(1, 1, 64), Size(40, 3, 96)])
+def test_every_piece_runs_and_has_a_gradient_or_an_answer(size):
+    made = works(size, boxes=size.objects)
+    assert tuple(made) == PIECES
+    assert all(torch.isfinite(gradient).all() for gradient in made["loss"]())
+    assert len(made["matching"]().positive) >= 1
+    [(boxes, scores, labels)] = made["decoding"]()
+    assert len(boxes) == len(scores) == len(labels) > 0
+    assert 1 <= len(made["NMS"]()) <= size.objects
+
+
+def test_a_row_tells_quantity_value_piece_time_and_memory():
+    rows = list(grown("side", (64,)))
+    assert [(row["growing"], row["value"], row["piece"]) for row in rows] == [("side", 64, p) for p in PIECES]
+    assert all(row["median_ms"] > 0 and row["peak_MB"] >= 0 for row in rows)
+
+
+def test_the_figures_are_drawn_from_the_committed_numbers(tmp_path):
+    rows = read_rows(RESULTS / "growth.csv")
+    assert {(row["growing"], row["piece"]) for row in rows} == {(q, p) for q in GROWTH for p in PIECES}
+    drawn = draw(rows, tmp_path)
+    assert [path.name for path in drawn] == ["growth-time.png", "growth-memory.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
+def test_peaks_are_what_was_held_at_once():
+    mebibyte = 2**20
+
+    def work():
+        for _ in range(3):
+            first = torch.ones(32 * mebibyte, dtype=torch.uint8)
+            del first
+        return torch.ones(8 * mebibyte, dtype=torch.uint8)
+
+    assert 32 * mebibyte <= peak_bytes(work) < 33 * mebibyte
+    grown_by = resident_bytes(work)
+    if grown_by is not None:
+        assert 24 * mebibyte < grown_by < 60 * mebibyte
+
+
+def test_numpys_arrays_are_seen_too():
+    assert 8 * 2**20 <= array_bytes(lambda: np.ones(2**20)) < 9 * 2**20
