@@ -9,7 +9,7 @@ ROOT = Path(foveal.__file__).parent
 
 ORDER = """
 errors config detections boxes nms anchors reach grid_matching matching
-losses.classification losses.boxes losses.mining losses.total
+losses.classification losses.fused losses.boxes losses.mining losses.total
 model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file

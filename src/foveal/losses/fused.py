@@ -1,0 +1,345 @@
+"""The class loss of a level in one pass over its logits, sums and gradient together: the fast path on a CPU.
+
+`losses/classification.py` says what is computed, and judges this file. There each step of an equation is a walk through
+memory with a new buffer of the logits' size. Here a block of logits that stays in the cache goes through all steps, in
+three small buffers that every block uses again. Only the gradient is written out: the one tensor of the logits' size.
+
+The pass takes every anchor for background. Where one is not, the exponential of its logits is replaced by 0, so that
+they cost exactly nothing; the few logits of the positives are then added by the plain path.
+
+Letters: B images, A anchors per cell, K classes, X cells of a level, P positive anchors. R rows of W logits lie one
+after the other in memory: in the contiguous layout a row is the X cells of one anchor and class ("planes"), in
+channels_last the K classes of one anchor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from foveal.losses.classification import (
+    ClassificationLoss,
+    CrossEntropy,
+    Focal,
+    FocalStar,
+    Hinge,
+    QualityFocal,
+    Varifocal,
+    Weight,
+)
+
+SURELY_BACKGROUND = -1e4
+"""A logit with a background loss and a gradient of exactly 0 in float32, whatever the loss."""
+
+BLOCK = 1 << 18
+"""Logits that go through all steps at a time, 1 MB: smaller ones leave torch's threads waiting for each other."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Anchors of one level by where the head's output speaks of them: three [P] int64 indices."""
+
+    image: Tensor
+    anchor: Tensor
+    cell: Tensor
+
+
+def has_fast_path(logits_BAKX: Tensor) -> bool:
+    """On a CPU, for logits that are dense in one of the two layouts of a convolution's output."""
+    dense = logits_BAKX.is_contiguous() or logits_BAKX.permute(0, 3, 1, 2).is_contiguous()
+    return logits_BAKX.device.type == "cpu" and dense
+
+
+def fused_sums(
+    logits_BAKX: Tensor, loss: ClassificationLoss, positive: Places, ignored: Places, targets_PK: Tensor
+) -> Tensor:
+    """[B] float64 class loss of each image, differentiable once.
+
+    logits_BAKX: any float dtype; arithmetic is float32 (float64 for float64). targets_PK: what the logits of the
+    positive anchors should say, 0 .. 1. No gradient is computed under no_grad or for logits that need none.
+    """
+    wanted = torch.is_grad_enabled() and logits_BAKX.requires_grad
+    return cast(Tensor, _FusedSums.apply(logits_BAKX, loss, positive, ignored, targets_PK, wanted))
+
+
+class _FusedSums(torch.autograd.Function):
+    """The gradient is made with the value and given away by the first backward; a second one makes it again.
+
+    Half precision has it made on the way back only: a loss scaler's factor must be in before it is rounded.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        loss: ClassificationLoss,
+        positive: Places,
+        ignored: Places,
+        targets_PK: Tensor,
+        wanted: bool,
+    ) -> Tensor:
+        now = wanted and logits.dtype in (torch.float32, torch.float64)
+        gradient = torch.empty_like(logits) if now else None
+        background, skipped = _background(loss), _Skipped.of(logits, positive, ignored)
+        sums_B = _pass(logits, background, skipped, gradient).mul_(background.factor)
+        own_PK = logits[positive.image, positive.anchor, :, positive.cell]
+        sums_B.index_add_(0, positive.image, loss(own_PK, targets_PK).sum(1, dtype=torch.float64))
+        if wanted:
+            ctx.save_for_backward(logits)
+            ctx.gradient, ctx.background, ctx.skipped = gradient, background, skipped
+            ctx.positive, ctx.own_slopes_PK = positive, loss.derivative(own_PK, targets_PK)
+        return sums_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream_B: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, ctx.gradient = ctx.gradient, None
+        scale_B = upstream_B * ctx.background.factor
+        if gradient is not None:
+            gradient.mul_(scale_B.to(gradient.dtype)[:, None, None, None])
+        else:
+            (logits,) = ctx.saved_tensors
+            gradient = torch.empty_like(logits)
+            _pass(logits, ctx.background, ctx.skipped, gradient, scale_B.tolist())
+        at = ctx.positive
+        own_PK = ctx.own_slopes_PK * upstream_B[at.image, None]
+        gradient[at.image, at.anchor, :, at.cell] = own_PK.to(gradient.dtype)
+        return gradient, None, None, None, None, None
+
+
+# -- the pass ----------------------------------------------------------------------------------------------------------
+
+
+_Buffers = tuple[Tensor, Tensor, Tensor]
+_Hole = tuple[slice, int, Tensor]
+"""Rows of a block, a dimension, and an index along it: logits of anchors that are not background."""
+
+
+@dataclass(frozen=True)
+class _Background:
+    """A member's loss of background: the factor, times the weight of the class, times that of `loss`, which has none.
+
+    loss: CrossEntropy, Focal, FocalStar or Hinge, whose own weight of background is 1.
+    """
+
+    loss: ClassificationLoss
+    factor: float = 1.0
+    weights: tuple[float, ...] | None = None
+
+    def of_rows(self, per_cell: int, planes: bool, dtype: torch.dtype) -> Tensor | None:
+        """The classes' weights to multiply [R, W] with: [R, 1] or [1, W]."""
+        if self.weights is None:
+            return None
+        weights_K = torch.tensor(self.weights, dtype=dtype)
+        return weights_K.repeat(per_cell)[:, None] if planes else weights_K[None]
+
+
+def _background(loss: ClassificationLoss) -> _Background:
+    match loss:
+        case CrossEntropy(alpha=None) | Hinge():
+            return _Background(loss)
+        case CrossEntropy(alpha):
+            return _weighted(CrossEntropy(), cast(Weight, alpha))
+        case Focal(alpha, gamma):
+            return _weighted(Focal(0.0, gamma), alpha)
+        case FocalStar(alpha, gamma, beta):
+            return _weighted(FocalStar(0.0, gamma, beta), alpha)
+        case QualityFocal(gamma):
+            return _Background(Focal(0.0, gamma))
+        case Varifocal(alpha, gamma):
+            return _Background(Focal(0.0, gamma), alpha)
+    raise TypeError(f"{loss} is not of the family")
+
+
+def _weighted(loss: ClassificationLoss, alpha: Weight) -> _Background:
+    if isinstance(alpha, tuple):
+        return _Background(loss, weights=tuple(1 - one for one in alpha))
+    return _Background(loss, 1 - alpha)
+
+
+def _pass(
+    logits: Tensor,
+    background: _Background,
+    skipped: _Skipped,
+    slopes: Tensor | None,
+    scale: Sequence[float] | None = None,
+) -> Tensor:
+    """[B] float64 sums of the background loss without its factor; `slopes` is filled with the derivative.
+
+    scale: B numbers by which the derivative is multiplied.
+    """
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    planes = logits.is_contiguous()
+    rows_BRW, slopes_BRW = _rows(logits, planes), None if slopes is None else _rows(slopes, planes)
+    weights = background.of_rows(logits.shape[1], planes, dtype)
+    sums = [0.0] * len(logits)
+    for first, last, buffers in _blocks(rows_BRW, dtype):
+        weight = weights[first:last] if weights is not None and planes else weights
+        for image in range(len(sums)):
+            out = None if slopes_BRW is None else slopes_BRW[image, first:last]
+            slope = buffers[2] if out is not None and out.dtype != dtype else out
+            holes = list(skipped.holes(image, first, last))
+            sums[image] += _block(background.loss, rows_BRW[image, first:last], holes, weight, buffers, slope)
+            if slope is not None and scale is not None:
+                slope.mul_(scale[image])
+            if slope is not None and slope is not out:
+                cast(Tensor, out).copy_(slope)
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+def _rows(logits_BAKX: Tensor, planes: bool) -> Tensor:
+    """[B, R, W], a view."""
+    images, per_cell, classes, cells = logits_BAKX.shape
+    if planes:
+        return logits_BAKX.view(images, per_cell * classes, cells)
+    return logits_BAKX.permute(0, 3, 1, 2).view(images, cells * per_cell, classes)
+
+
+def _blocks(rows_BRW: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, int, _Buffers]]:
+    """Ranges of rows, as equal as they get, with three buffers of their shape."""
+    _, count, width = rows_BRW.shape
+    height = max(1, math.ceil(count / max(1, round(count * width / BLOCK))))
+    a, b, c = torch.empty(3, height * width, dtype=dtype)
+    for first in range(0, count, height):
+        last = min(count, first + height)
+        shape, size = (last - first, width), (last - first) * width
+        yield first, last, (a[:size].view(shape), b[:size].view(shape), c[:size].view(shape))
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """Where no anchor of the background lies: sorted indices for each of B * A planes, or for each of B images.
+
+    within: cells of each anchor of each image; or rows of each image, cell * A + anchor, and `classes` is then None.
+    """
+
+    within: tuple[Tensor, ...]
+    per_cell: int
+    classes: int | None
+
+    @classmethod
+    def of(cls, logits_BAKX: Tensor, *places: Places) -> _Skipped:
+        images, per_cell, classes, _ = logits_BAKX.shape
+        image = torch.cat([each.image for each in places])
+        anchor = torch.cat([each.anchor for each in places])
+        cell = torch.cat([each.cell for each in places])
+        if logits_BAKX.is_contiguous():
+            return cls(_grouped(image * per_cell + anchor, cell, images * per_cell), per_cell, classes)
+        return cls(_grouped(image, cell * per_cell + anchor, images), per_cell, None)
+
+    def holes(self, image: int, first: int, last: int) -> Iterator[_Hole]:
+        """Those of the block of rows first .. last."""
+        if self.classes is None:
+            rows = self.within[image]
+            start, stop = torch.searchsorted(rows, rows.new_tensor([first, last])).tolist()
+            if start < stop:
+                yield slice(None), 0, rows[start:stop] - first
+            return
+        for anchor in range(first // self.classes, math.ceil(last / self.classes)):
+            cells = self.within[image * self.per_cell + anchor]
+            if len(cells):
+                begin = anchor * self.classes - first
+                yield slice(max(0, begin), begin + self.classes), 1, cells
+
+
+def _grouped(group: Tensor, index: Tensor, groups: int) -> tuple[Tensor, ...]:
+    """The indices of each group, sorted."""
+    order = index.argsort()
+    order = order[group[order].argsort(stable=True)]
+    return index[order].split(torch.bincount(group, minlength=groups).tolist())
+
+
+# -- one block ---------------------------------------------------------------------------------------------------------
+
+
+def _block(
+    loss: ClassificationLoss,
+    x: Tensor,
+    holes: Sequence[_Hole],
+    weight: Tensor | None,
+    buffers: _Buffers,
+    slope: Tensor | None,
+) -> float:
+    """The sum of a block's losses; `slope` gets the derivatives and may be the third buffer."""
+    total = _weighted_sum(_steps(loss, x, holes, buffers, slope), weight)
+    if not math.isfinite(total):
+        # A logit above 88, whose exponential is no float32, or one that is not finite itself.
+        x = buffers[0].copy_(x)
+        for rows, dim, index in holes:
+            x[rows].index_fill_(dim, index, SURELY_BACKGROUND)
+        total = _weighted_sum(loss(x, 0.0), weight)
+        if slope is not None:
+            slope.copy_(loss.derivative(x, 0.0))
+    if slope is not None and weight is not None:
+        slope.mul_(weight)
+    return total
+
+
+def _weighted_sum(value: Tensor, weight: Tensor | None) -> float:
+    return float((value if weight is None else value.mul_(weight)).sum())
+
+
+def _steps(
+    loss: ClassificationLoss, x: Tensor, holes: Sequence[_Hole], buffers: _Buffers, slope: Tensor | None
+) -> Tensor:
+    """Losses of background, 0 in the holes, in one of the buffers; `slope` may be the third.
+
+    With u = exp(x): p = u / (1 + u), 1 - p = 1 / (1 + u), -log(1 - p) = log(1 + u). Each is exact to rounding for every
+    u, as 1 minus a rounded p would not be. An infinite u makes the loss infinite or not a number.
+    """
+    a, b, c = buffers
+    x = x if x.dtype == a.dtype else a.copy_(x)
+    if isinstance(loss, FocalStar):
+        x = torch.mul(x, loss.gamma, out=a).sub_(loss.beta)
+    u = torch.exp(x, out=a)
+    for rows, dim, index in holes:
+        u[rows].index_fill_(dim, index, 0.0)
+    match loss:
+        case Focal(_, gamma) if gamma > 0:
+            return _focal(gamma, u, b, c, slope)
+        case Hinge(margin):
+            return _hinge(margin, u, b, c, slope)
+        case FocalStar(_, gamma, _):
+            return _cross_entropy(u, b, c, slope).div_(gamma)
+    return _cross_entropy(u, b, c, slope)
+
+
+def _cross_entropy(u: Tensor, b: Tensor, c: Tensor, slope: Tensor | None) -> Tensor:
+    """-log(1 - p), whose derivative is p."""
+    torch.log1p(u, out=b)
+    if slope is not None:
+        torch.div(u, torch.add(u, 1, out=c), out=slope)
+    return b
+
+
+def _focal(gamma: float, u: Tensor, b: Tensor, c: Tensor, slope: Tensor | None) -> Tensor:
+    """p^gamma -log(1 - p), whose derivative is p^gamma (gamma (1 - p) -log(1 - p) + p): equation 10 for y = -1."""
+    torch.log1p(u, out=b)
+    torch.add(u, 1, out=c)
+    p = torch.div(u, c, out=u)
+    if slope is not None:
+        torch.addcdiv(p, b, c, value=gamma, out=c)
+    if gamma == 2:
+        torch.mul(p, p, out=p)
+    elif gamma != 1:
+        torch.pow(p, gamma, out=p)
+    if slope is not None:
+        torch.mul(c, p, out=slope)
+    return b.mul_(p)
+
+
+def _hinge(margin: float, u: Tensor, b: Tensor, c: Tensor, slope: Tensor | None) -> Tensor:
+    """max(0, margin - (1 - p)), whose derivative is p (1 - p) where that is above 0."""
+    torch.add(u, 1, out=c)
+    p = torch.div(u, c, out=u)
+    torch.add(p, margin - 1, out=b).clamp_(min=0)
+    if slope is not None:
+        p.div_(c)
+        torch.mul(p, torch.sign(b, out=c), out=slope)
+    return b
