@@ -57,6 +57,11 @@ def in_layout(logits_BAKX: Tensor, channels_last: bool) -> Tensor:
     return logits_BAKX.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
 
 
+def sums_of(logits: Tensor, loss: ClassificationLoss, positive: Places, ignored: Places, targets_PK: Tensor) -> Tensor:
+    """Of one level."""
+    return fused_sums([logits], loss, [positive], [ignored], targets_PK)
+
+
 def plain_sums(
     logits: Tensor, loss: ClassificationLoss, positive: Places, ignored: Places, targets_PK: Tensor
 ) -> Tensor:
@@ -76,7 +81,7 @@ def value_and_gradient(sums: Any, logits: Tensor, upstream: Tensor, *of: Any) ->
 
 
 def agree(logits: Tensor, upstream: Tensor, *of: Any, gradient_rtol: float = 2e-6) -> None:
-    found, slopes = value_and_gradient(fused_sums, logits, upstream, *of)
+    found, slopes = value_and_gradient(sums_of, logits, upstream, *of)
     expected, exact = value_and_gradient(plain_sums, logits.double(), upstream, *of)
     assert_close(found, expected, rtol=1e-6, atol=1e-12)
     assert slopes.stride() == logits.stride()
@@ -93,7 +98,7 @@ def test_two_classes_and_three_cells_by_hand(channels_last: bool) -> None:
     p = torch.tensor([[0.1, 0.5, 0.3], [0.2, 0.9, 0.4]], dtype=torch.float64)
     logits = in_layout((p / (1 - p)).log().float()[None, None], channels_last).requires_grad_()
     targets = torch.tensor([[0.0, 1.0]])
-    found = fused_sums(logits, Focal(0.25, 2.0), indices([[0, 0, 1]]), indices([[0, 0, 2]]), targets)
+    found = sums_of(logits, Focal(0.25, 2.0), indices([[0, 0, 1]]), indices([[0, 0, 2]]), targets)
     background = 0.75 * (0.1**2 * -math.log(0.9) + 0.2**2 * -math.log(0.8) + 0.5**2 * -math.log(0.5))
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(background + 0.25 * 0.1**2 * -math.log(0.9), rel=1e-6)
@@ -173,15 +178,15 @@ def test_an_ignored_anchor_is_not_looked_at_and_any_other_spoils_its_own_image_o
 ) -> None:
     logits = in_layout(torch.randn(2, 2, 5, 30, generator=torch.Generator().manual_seed(1)), channels_last)
     of = (Focal(), NOWHERE, indices([[0, 1, 4]]), torch.zeros(0, 5))
-    before = value_and_gradient(fused_sums, logits, torch.ones(2), *of)
+    before = value_and_gradient(sums_of, logits, torch.ones(2), *of)
     logits[0, 1, :, 4] = poison
-    after = value_and_gradient(fused_sums, logits, torch.ones(2), *of)
+    after = value_and_gradient(sums_of, logits, torch.ones(2), *of)
     for one, other in zip(before, after, strict=True):
         assert torch.equal(one, other)
     assert torch.equal(after[1][0, 1, :, 4], torch.zeros(5))
 
     logits[0, 0, 2, 4] = math.nan
-    spoiled = fused_sums(logits, *of)
+    spoiled = sums_of(logits, *of)
     assert spoiled.isnan().tolist() == [True, False]
     assert spoiled[1] == before[0][1]
 
@@ -202,9 +207,7 @@ def test_half_precision_logits_are_computed_in_float32(channels_last: bool, dtyp
 def test_a_float16_gradient_is_right_after_a_loss_scaler(loss: ClassificationLoss) -> None:
     """Background at a logit of -8: under FL its gradient is 8e-11, which float16 alone would make 0."""
     logits = torch.full((1, 1, 2, 4), -8.0, dtype=torch.float16)
-    _, scaled = value_and_gradient(
-        fused_sums, logits, torch.tensor([65536.0]), loss, NOWHERE, NOWHERE, torch.zeros(0, 2)
-    )
+    _, scaled = value_and_gradient(sums_of, logits, torch.tensor([65536.0]), loss, NOWHERE, NOWHERE, torch.zeros(0, 2))
     expected = loss.derivative(torch.tensor(-8.0, dtype=torch.float64), 0.0)
     # float16 keeps what lies under 6e-5 in steps of 6e-8.
     assert_close(scaled.double() / 65536, expected.expand(1, 1, 2, 4), rtol=1e-3, atol=3e-8 / 65536)
@@ -222,7 +225,7 @@ def leaf_and_arguments(dtype: torch.dtype = torch.float32) -> tuple[Tensor, tupl
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_second_backward_gives_the_same_and_touches_nothing_given_before(dtype: torch.dtype) -> None:
     logits, of = leaf_and_arguments(dtype)
-    sums = fused_sums(logits, *of)
+    sums = sums_of(logits, *of)
     (first,) = torch.autograd.grad(sums, logits, torch.tensor([2.0, 1.0]).double(), retain_graph=True)
     kept = first.clone()
     (second,) = torch.autograd.grad(sums, logits, torch.tensor([4.0, -1.0]).double())
@@ -235,9 +238,9 @@ def test_a_second_consumer_adds_its_gradient_and_sees_the_logits_as_they_were() 
     logits, of = leaf_and_arguments()
     before = logits.detach().clone()
     through = logits * 1
-    sums, other = fused_sums(through, *of), (through**2).sum()
+    sums, other = sums_of(through, *of), (through**2).sum()
     (sums.sum() + other).backward()
-    _, alone = value_and_gradient(fused_sums, before, torch.ones(2), *of)
+    _, alone = value_and_gradient(sums_of, before, torch.ones(2), *of)
     assert torch.equal(through.detach(), before)
     assert_close(logits.grad, alone + 2 * before)
 
@@ -245,7 +248,7 @@ def test_a_second_consumer_adds_its_gradient_and_sees_the_logits_as_they_were() 
 def test_it_is_differentiable_once_and_says_so() -> None:
     logits, of = leaf_and_arguments()
     weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad((weight * fused_sums(logits, *of)).sum(), logits, create_graph=True)
+    (gradient,) = torch.autograd.grad((weight * sums_of(logits, *of)).sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -253,7 +256,7 @@ def test_it_is_differentiable_once_and_says_so() -> None:
 def test_gradcheck() -> None:
     logits = torch.linspace(-4, 4, 60, dtype=torch.float64).view(2, 2, 5, 3).requires_grad_()
     positive, ignored, targets = indices([[0, 1, 2]]), indices([[1, 1, 1]]), torch.eye(5, dtype=torch.float64)[:1]
-    assert torch.autograd.gradcheck(lambda x: fused_sums(x, Focal(), positive, ignored, targets), (logits,))
+    assert torch.autograd.gradcheck(lambda x: sums_of(x, Focal(), positive, ignored, targets), (logits,))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -265,7 +268,7 @@ def test_one_tensor_of_the_logits_size_is_made_and_without_a_gradient_none(
     of = (Focal(), indices([[0, 1, 29], [1, 8, 2]]), indices([[1, 1, 7]]), torch.eye(20)[:2])
 
     def forward() -> Tensor:
-        return fused_sums(logits, *of)
+        return sums_of(logits, *of)
 
     def both() -> Tensor:
         (gradient,) = torch.autograd.grad(forward(), logits, torch.ones(2).double())

@@ -1,4 +1,4 @@
-"""The class loss of a level in one pass over its logits, sums and gradient together: the fast path on a CPU.
+"""The class loss of an image in one pass over its logits, sums and gradient together: the fast path on a CPU.
 
 `losses/classification.py` says what is computed, and judges this file. There each step of an equation is a walk through
 memory with a new buffer of the logits' size. Here a block of logits that stays in the cache goes through all steps, in
@@ -7,8 +7,8 @@ three small buffers that every block uses again. Only the gradient is written ou
 The pass takes every anchor for background. Where one is not, the exponential of its logits is replaced by 0, so that
 they cost exactly nothing; the few logits of the positives are then added by the plain path.
 
-Letters: B images, A anchors per cell, K classes, X cells of a level, P positive anchors. R rows of W logits lie one
-after the other in memory: in the contiguous layout a row is the X cells of one anchor and class ("planes"), in
+Letters: B images, L levels, A anchors per cell, K classes, X cells of a level, P positive anchors. R rows of W logits
+lie one after the other in memory: in the contiguous layout a row is the X cells of one anchor and class ("planes"), in
 channels_last the K classes of one anchor.
 """
 
@@ -57,15 +57,19 @@ def has_fast_path(logits_BAKX: Tensor) -> bool:
 
 
 def fused_sums(
-    logits_BAKX: Tensor, loss: ClassificationLoss, positive: Places, ignored: Places, targets_PK: Tensor
+    logits: Sequence[Tensor],
+    loss: ClassificationLoss,
+    positive: Sequence[Places],
+    ignored: Sequence[Places],
+    targets_PK: Tensor,
 ) -> Tensor:
-    """[B] float64 class loss of each image, differentiable once.
+    """[B] float64 class loss of each image over all levels, differentiable once.
 
-    logits_BAKX: any float dtype; arithmetic is float32 (float64 for float64). targets_PK: what the logits of the
-    positive anchors should say, 0 .. 1. No gradient is computed under no_grad or for logits that need none.
+    logits: L of [B, A, K, X], any float dtype; arithmetic is float32 (float64 for float64). targets_PK: what the logits
+    of the levels' positive anchors should say, 0 .. 1. No gradient is computed under no_grad or where none is needed.
     """
-    wanted = torch.is_grad_enabled() and logits_BAKX.requires_grad
-    return cast(Tensor, _FusedSums.apply(logits_BAKX, loss, positive, ignored, targets_PK, wanted))
+    wanted = torch.is_grad_enabled() and any(level.requires_grad for level in logits)
+    return cast(Tensor, _FusedSums.apply(loss, positive, ignored, targets_PK, wanted, *logits))
 
 
 class _FusedSums(torch.autograd.Function):
@@ -77,40 +81,48 @@ class _FusedSums(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        logits: Tensor,
         loss: ClassificationLoss,
-        positive: Places,
-        ignored: Places,
+        positive: Sequence[Places],
+        ignored: Sequence[Places],
         targets_PK: Tensor,
         wanted: bool,
+        *logits: Tensor,
     ) -> Tensor:
-        now = wanted and logits.dtype in (torch.float32, torch.float64)
-        gradient = torch.empty_like(logits) if now else None
-        background, skipped = _background(loss), _Skipped.of(logits, positive, ignored)
-        sums_B = _pass(logits, background, skipped, gradient).mul_(background.factor)
-        own_PK = logits[positive.image, positive.anchor, :, positive.cell]
-        sums_B.index_add_(0, positive.image, loss(own_PK, targets_PK).sum(1, dtype=torch.float64))
+        background = _background(loss)
+        skipped = [_Skipped.of(*level) for level in zip(logits, positive, ignored, strict=True)]
+        now = wanted and logits[0].dtype in (torch.float32, torch.float64)
+        gradients = [torch.empty_like(level) if now else None for level in logits]
+        sums_B = torch.zeros(len(logits[0]), dtype=torch.float64)
+        for level in zip(logits, skipped, gradients, strict=True):
+            sums_B += _pass(background, *level)
+        sums_B *= background.factor
+
+        own_PK = torch.cat([x[at.image, at.anchor, :, at.cell] for x, at in zip(logits, positive, strict=True)])
+        image_P = torch.cat([at.image for at in positive])
+        sums_B.index_add_(0, image_P, loss(own_PK, targets_PK).sum(1, dtype=torch.float64))
         if wanted:
-            ctx.save_for_backward(logits)
-            ctx.gradient, ctx.background, ctx.skipped = gradient, background, skipped
-            ctx.positive, ctx.own_slopes_PK = positive, loss.derivative(own_PK, targets_PK)
+            ctx.save_for_backward(*logits)
+            ctx.background, ctx.skipped, ctx.gradients = background, skipped, gradients if now else None
+            ctx.positive, ctx.image_P, ctx.own_slopes_PK = positive, image_P, loss.derivative(own_PK, targets_PK)
         return sums_B
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream_B: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, ctx.gradient = ctx.gradient, None
+        gradients, ctx.gradients = ctx.gradients, None
         scale_B = upstream_B * ctx.background.factor
-        if gradient is not None:
-            gradient.mul_(scale_B.to(gradient.dtype)[:, None, None, None])
+        if gradients is None:
+            gradients = [torch.empty_like(level) for level in ctx.saved_tensors]
+            for level in zip(ctx.saved_tensors, ctx.skipped, gradients, strict=True):
+                _pass(ctx.background, *level, scale_B.tolist())
         else:
-            (logits,) = ctx.saved_tensors
-            gradient = torch.empty_like(logits)
-            _pass(logits, ctx.background, ctx.skipped, gradient, scale_B.tolist())
-        at = ctx.positive
-        own_PK = ctx.own_slopes_PK * upstream_B[at.image, None]
-        gradient[at.image, at.anchor, :, at.cell] = own_PK.to(gradient.dtype)
-        return gradient, None, None, None, None, None
+            for gradient in gradients:
+                gradient.mul_(scale_B.to(gradient.dtype)[:, None, None, None])
+        own_PK = (ctx.own_slopes_PK * upstream_B[ctx.image_P, None]).to(gradients[0].dtype)
+        owns = own_PK.split([len(at.image) for at in ctx.positive])
+        for gradient, at, own in zip(gradients, ctx.positive, owns, strict=True):
+            gradient[at.image, at.anchor, :, at.cell] = own
+        return None, None, None, None, None, *gradients
 
 
 # -- the pass ----------------------------------------------------------------------------------------------------------
@@ -164,8 +176,8 @@ def _weighted(loss: ClassificationLoss, alpha: Weight) -> _Background:
 
 
 def _pass(
-    logits: Tensor,
     background: _Background,
+    logits: Tensor,
     skipped: _Skipped,
     slopes: Tensor | None,
     scale: Sequence[float] | None = None,

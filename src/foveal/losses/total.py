@@ -63,7 +63,7 @@ def detector_loss(
     levels = list(_levels(logits, deltas, anchors, match, batch))
     if config.mining != "all":
         return _mined(levels, loss, anchors, match, batch, config)
-    classification_B = torch.stack([_class_sums(level, loss, config) for level in levels]).sum(0)
+    classification_B = _class_sums(levels, loss, config)
     box_B = torch.stack([_box_sums(level, config) for level in levels]).sum(0)
     positives_B = match.positives_per_image().float()
     return LossSums(classification_B.float(), box_B.float(), positives_B, positives_B)
@@ -150,11 +150,13 @@ def _levels(
         first += count
 
 
-def _class_sums(level: _Level, loss: ClassificationLoss, config: LossConfig) -> Tensor:
+def _class_sums(levels: Sequence[_Level], loss: ClassificationLoss, config: LossConfig) -> Tensor:
     """[B] float64."""
-    if has_fast_path(level.logits):
-        return fused_sums(level.logits, loss, level.positive, level.ignored, _targets(level, config))
-    return _summed(_by_anchor_loss(level, loss, config))
+    if all(has_fast_path(level.logits) for level in levels):
+        targets_PK = torch.cat([_targets(level, config) for level in levels])
+        positive, ignored = [level.positive for level in levels], [level.ignored for level in levels]
+        return fused_sums([level.logits for level in levels], loss, positive, ignored, targets_PK)
+    return torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
 
 
 def _by_anchor_loss(level: _Level, loss: ClassificationLoss, config: LossConfig) -> Tensor:
