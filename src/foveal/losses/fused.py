@@ -4,8 +4,8 @@
 memory with a new buffer of the logits' size. Here a block of logits that stays in the cache goes through all steps, in
 three small buffers that every block uses again. Only the gradient is written out: the one tensor of the logits' size.
 
-The pass takes every anchor for background. Where one is not, the exponential of its logits is replaced by 0, so that
-they cost exactly nothing; the few logits of the positives are then added by the plain path.
+The pass takes every anchor for background. Where one is not, the probabilities of its classes are replaced by 0, which
+costs exactly nothing; the few logits of the positives are then added by the plain path.
 
 Letters: B images, L levels, A anchors per cell, K classes, X cells of a level, P positive anchors. R rows of W logits
 lie one after the other in memory: in the contiguous layout a row is the X cells of one anchor and class ("planes"), in
@@ -39,6 +39,10 @@ SURELY_BACKGROUND = -1e4
 
 BLOCK = 1 << 18
 """Logits that go through all steps at a time, 1 MB: smaller ones leave torch's threads waiting for each other."""
+
+
+NEAR_1 = 0.75
+"""Up to this probability of the class, 1 - p in float32 is off by at most three times the rounding of p."""
 
 
 @dataclass(frozen=True)
@@ -272,19 +276,19 @@ def _grouped(group: Tensor, index: Tensor, groups: int) -> tuple[Tensor, ...]:
 
 def _block(
     loss: ClassificationLoss,
-    x: Tensor,
+    block: Tensor,
     holes: Sequence[_Hole],
     weight: Tensor | None,
     buffers: _Buffers,
     slope: Tensor | None,
 ) -> float:
     """The sum of a block's losses; `slope` gets the derivatives and may be the third buffer."""
-    total = _weighted_sum(_steps(loss, x, holes, buffers, slope), weight)
+    x = block if block.dtype == buffers[0].dtype else buffers[0].copy_(block)
+    total = -_weighted_sum(_steps(loss, x, holes, buffers, slope), weight)
     if not math.isfinite(total):
         # A logit above 88, whose exponential is no float32, or one that is not finite itself.
-        x = buffers[0].copy_(x)
-        for rows, dim, index in holes:
-            x[rows].index_fill_(dim, index, SURELY_BACKGROUND)
+        x = buffers[0].copy_(block)
+        _fill(x, holes, SURELY_BACKGROUND)
         total = _weighted_sum(loss(x, 0.0), weight)
         if slope is not None:
             slope.copy_(loss.derivative(x, 0.0))
@@ -300,58 +304,61 @@ def _weighted_sum(value: Tensor, weight: Tensor | None) -> float:
 def _steps(
     loss: ClassificationLoss, x: Tensor, holes: Sequence[_Hole], buffers: _Buffers, slope: Tensor | None
 ) -> Tensor:
-    """Losses of background, 0 in the holes, in one of the buffers; `slope` may be the third.
-
-    With u = exp(x): p = u / (1 + u), 1 - p = 1 / (1 + u), -log(1 - p) = log(1 + u). Each is exact to rounding for every
-    u, as 1 minus a rounded p would not be. An infinite u makes the loss infinite or not a number.
-    """
-    a, b, c = buffers
-    x = x if x.dtype == a.dtype else a.copy_(x)
+    """MINUS the losses of background, 0 in the holes, in one of the buffers; `slope` may be the third."""
     if isinstance(loss, FocalStar):
-        x = torch.mul(x, loss.gamma, out=a).sub_(loss.beta)
-    u = torch.exp(x, out=a)
-    for rows, dim, index in holes:
-        u[rows].index_fill_(dim, index, 0.0)
+        x = torch.mul(x, loss.gamma, out=buffers[0]).sub_(loss.beta)
+    p, log_rest, rest = _probabilities(x, holes, buffers)
     match loss:
         case Focal(_, gamma) if gamma > 0:
-            return _focal(gamma, u, b, c, slope)
+            return _focal(gamma, p, log_rest, rest, slope)
         case Hinge(margin):
-            return _hinge(margin, u, b, c, slope)
+            return _hinge(margin, p, log_rest, rest, slope)
         case FocalStar(_, gamma, _):
-            return _cross_entropy(u, b, c, slope).div_(gamma)
-    return _cross_entropy(u, b, c, slope)
+            log_rest.div_(gamma)
+    if slope is not None:  # cross entropy: -log(1 - p), whose derivative is p
+        slope.copy_(p)
+    return log_rest
 
 
-def _cross_entropy(u: Tensor, b: Tensor, c: Tensor, slope: Tensor | None) -> Tensor:
-    """-log(1 - p), whose derivative is p."""
-    torch.log1p(u, out=b)
-    if slope is not None:
-        torch.div(u, torch.add(u, 1, out=c), out=slope)
-    return b
+def _probabilities(x: Tensor, holes: Sequence[_Hole], buffers: _Buffers) -> _Buffers:
+    """p, log(1 - p) and 1 - p, each in one of the buffers; p is 0 in the holes. x may be the first buffer.
 
-
-def _focal(gamma: float, u: Tensor, b: Tensor, c: Tensor, slope: Tensor | None) -> Tensor:
-    """p^gamma -log(1 - p), whose derivative is p^gamma (gamma (1 - p) -log(1 - p) + p): equation 10 for y = -1."""
-    torch.log1p(u, out=b)
+    Where p is not near 1 anywhere, as in nearly every block, 1 - p is exact enough. Elsewhere all come from u = exp(x):
+    p = u / (1 + u), 1 - p = 1 / (1 + u), log(1 - p) = -log(1 + u). Above 88 u is infinite, and log(1 - p) or p tells.
+    """
+    a, b, c = buffers
+    p = torch.sigmoid(x, out=c)
+    _fill(p, holes, 0.0)
+    if float(p.amax()) <= NEAR_1:
+        rest = torch.add(torch.neg(p, out=b), 1, out=a)
+        return p, b.log1p_(), rest
+    u = torch.exp(x, out=a)
+    _fill(u, holes, 0.0)
+    torch.log1p(u, out=b).neg_()
     torch.add(u, 1, out=c)
-    p = torch.div(u, c, out=u)
-    if slope is not None:
-        torch.addcdiv(p, b, c, value=gamma, out=c)
-    if gamma == 2:
-        torch.mul(p, p, out=p)
-    elif gamma != 1:
-        torch.pow(p, gamma, out=p)
-    if slope is not None:
-        torch.mul(c, p, out=slope)
-    return b.mul_(p)
+    return u.div_(c), b, c.reciprocal_()
 
 
-def _hinge(margin: float, u: Tensor, b: Tensor, c: Tensor, slope: Tensor | None) -> Tensor:
+def _focal(gamma: float, p: Tensor, log_rest: Tensor, rest: Tensor, slope: Tensor | None) -> Tensor:
+    """p^gamma -log(1 - p), whose derivative is p^gamma (p - gamma (1 - p) log(1 - p)): equation 10 for y = -1."""
+    if slope is not None:
+        torch.addcmul(p, log_rest, rest, value=-gamma, out=rest)
+    if gamma != 1:
+        p.pow_(gamma)
+    log_rest.mul_(p)
+    if slope is not None:
+        torch.mul(rest, p, out=slope)
+    return log_rest
+
+
+def _hinge(margin: float, p: Tensor, spare: Tensor, rest: Tensor, slope: Tensor | None) -> Tensor:
     """max(0, margin - (1 - p)), whose derivative is p (1 - p) where that is above 0."""
-    torch.add(u, 1, out=c)
-    p = torch.div(u, c, out=u)
-    torch.add(p, margin - 1, out=b).clamp_(min=0)
+    torch.neg(p, out=spare).add_(1 - margin).clamp_(max=0)
     if slope is not None:
-        p.div_(c)
-        torch.mul(p, torch.sign(b, out=c), out=slope)
-    return b
+        torch.mul(p.mul_(rest), spare.sign(), out=slope).neg_()
+    return spare
+
+
+def _fill(block_RW: Tensor, holes: Sequence[_Hole], number: float) -> None:
+    for rows, dim, index in holes:
+        block_RW[rows].index_fill_(dim, index, number)
