@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from hypothesis import settings
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 torch.set_num_threads(1)
+
+# Triton decides when it is imported: its kernels run on the GPU where there is one, else in its interpreter.
+INTERPRETED = not torch.cuda.is_available()
+if INTERPRETED:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A first call that loads code, or a busy machine, is no failure; the same examples on every run.
 settings.register_profile("foveal", deadline=None, derandomize=True)

@@ -8,14 +8,18 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes nms anchors reach grid_matching matching
-losses.classification losses.fused losses.boxes losses.mining losses.total
+errors config detections boxes nms anchors reach grid_matching
+matching_kernels triton_matching matching
+losses.classification losses.fused losses.boxes losses.mining
+losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
 decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
 data.yolo data.csv data.detect
 data.augment data.plan data.loader data.painting data.scenes
 drawing
+interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
+hub.addresses hub.strangers hub.fetching
 engine.allocator engine.progress engine.schedule engine.checkpoint engine.ema
 engine.usable
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
@@ -30,6 +34,7 @@ importers.array_pickle importers.torch_pickle importers.weight_files importers.f
 importers.classes
 importers.torchvision importers.deepforest importers.detectron2 importers.mmdetection importers.yhenon importers.fizyr
 importers.importing
+hub.model_card hub.pushing
 commands cli
 """.split()
 

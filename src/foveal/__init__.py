@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from foveal.engine.predict import Detector, load
     from foveal.engine.train import train
     from foveal.errors import FovealError
+    from foveal.hub.pushing import push
     from foveal.importers.importing import import_run
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _HOMES = {
     "loss_distribution": "foveal.analysis.loss_distribution",
     "mine": "foveal.analysis.hard_examples",
     "preset": "foveal.config",
+    "push": "foveal.hub.pushing",
     "read_data": "foveal.data.detect",
     "train": "foveal.engine.train",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "loss_distribution",
     "mine",
     "preset",
+    "push",
     "read_data",
     "train",
 ]

@@ -33,6 +33,7 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
   mine       rank what a run finds hard, and labels that are probably wrong
   bootstrap  label more pictures with a run, and train on both
   import     a run from another project's RetinaNet checkpoint
+  push       put a run onto the Hugging Face hub
 
   foveal train data/cells --preset light --out runs/cells
   foveal evaluate runs/cells data/cells --split test
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib"):
+    for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib", "httpx", "httpx2"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return _run(words)

@@ -181,8 +181,8 @@ class Predict:
     """Pictures, folders, globs, videos, or - for a list of paths on standard input."""
     out: Path
     """Folder for the table and the drawn pictures."""
-    format: Literal["coco", "csv", "jsonl"] = "jsonl"
-    """Format of the table."""
+    format: Literal["coco", "csv", "jsonl", "labelstudio"] = "jsonl"
+    """Format of the table; labelstudio: tasks with predictions, for people to correct."""
     draw: bool = False
     """Write every picture with its boxes."""
     min_score: float | None = None
@@ -373,6 +373,36 @@ class Import:
         return 0
 
 
+@dataclass
+class Push:
+    """Put a run onto the Hugging Face hub, with a card made from it; `foveal predict hf://OWNER/NAME` uses it.
+
+    Weights, settings, classes and numbers travel; pictures, paths and logs stay. docs/hub.md tells more.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train` or `foveal import`."""
+    repository: Annotated[Positional[str], arg(metavar="OWNER/NAME")]
+    """Model repository on the hub; it is made where it is missing."""
+    license: str = "unknown"
+    """Licence of the weights as the hub calls it, such as apache-2.0 or cc-by-4.0."""
+    private: bool = False
+    """Make the repository private."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which weights of the run."""
+
+    def run(self) -> int:
+        from foveal.hub.pushing import push
+
+        address = push(
+            self.run_folder, self.repository, license=self.license, private=self.private, which=self.checkpoint
+        )
+        if self.license == "unknown":
+            print("its card says that the licence is unknown; --license NAME says which it is", file=sys.stderr)
+        print(f"{address}: pushed; next: foveal predict {address} PICTURES --out found")
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "inspect": Inspect,
@@ -383,6 +413,7 @@ COMMANDS: dict[str, type] = {
     "mine": Mine,
     "bootstrap": Bootstrap,
     "import": Import,
+    "push": Push,
 }
 
 

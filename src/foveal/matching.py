@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foveal import triton_matching
 from foveal.anchors import Anchors, centred_inside
 from foveal.boxes import area, intersection, iou
 from foveal.config import AssignmentConfig
@@ -46,7 +47,9 @@ class Match:
 
     def positives_per_image(self) -> Tensor:
         """[B] int64: how many anchors each image assigns to objects."""
-        return torch.bincount(self.positive // self.num_anchors, minlength=self.num_images)
+        # Not bincount: on a GPU it waits to learn how many bins it needs.
+        edges = torch.arange(self.num_images + 1, device=self.positive.device) * self.num_anchors
+        return torch.searchsorted(self.positive, edges).diff()
 
 
 def match_image(
@@ -76,9 +79,13 @@ def match_image(
 
 
 def match(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:
-    """Matches every picture of a batch as `match_image` does, from the objects' side, on the batch's device."""
+    """Matches every picture of a batch as `match_image` does, on the batch's device.
+
+    On a GPU with Triton every anchor asks all objects of its picture; elsewhere the objects ask the anchors in reach.
+    """
     num_anchors = anchors.count(*batch.images.shape[-2:])
-    return Match(*assign(anchors, batch, config), len(batch), num_anchors)
+    by = triton_matching.assign if triton_matching.takes(batch.boxes) else assign
+    return Match(*by(anchors, batch, config), len(batch), num_anchors)
 
 
 def match_plainly(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:

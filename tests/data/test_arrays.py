@@ -38,3 +38,16 @@ def test_a_path_over_the_limit_is_refused(tmp_path):
     Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="4800 pixels"):
         to_array(tmp_path / "a.png", 1000)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.jpg", "file:///tmp/a.jpg", "HTTP://x/a"])
+def test_a_url_is_refused_with_the_reason(url):
+    with pytest.raises(ImageError, match=f"^{url}: is a URL, and pictures are not fetched, since .*; download it"):
+        to_array(url, LIMIT)
+
+
+def test_a_path_with_a_colon_is_no_url(tmp_path, monkeypatch):
+    (tmp_path / "scan:").mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "scan:" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert to_array("scan:/a.png", LIMIT).shape == (3, 4, 3)

@@ -7,6 +7,7 @@ import torch
 from foveal.detections import Detections
 from foveal.engine.results import open_table
 from foveal.errors import FovealError, UsageError
+from foveal.interop.label_studio import from_label_studio
 
 NAMES = ("cat", 'dog, "big"')
 IDS = (3, 90)
@@ -72,18 +73,36 @@ def test_json_lines_have_one_object_a_picture_and_tell_of_failures(tmp_path):
     assert third == {"image": "bad.png", "error": "bad.png: is damaged"}
 
 
+def test_label_studio_gets_a_task_a_picture(tmp_path):
+    path = write(tmp_path, "labelstudio", ("a b.png", TWO), ("empty.png", TWO[:0]), ("bad.png", None))
+    first, empty = json.loads(path.read_text())
+    assert first["data"] == {"image": "/data/local-files/?d=a%20b.png"}
+    assert empty["predictions"][0]["result"] == []
+    found = from_label_studio(path, NAMES, side="predictions")
+    assert list(found) == ["a b.png", "empty.png"]
+    torch.testing.assert_close(found["a b.png"].boxes, TWO.boxes)
+    assert found["a b.png"].names == TWO.names
+
+
 @pytest.mark.parametrize(
-    ("format", "name"), [("coco", "detections.json"), ("csv", "detections.csv"), ("jsonl", "detections.jsonl")]
+    ("format", "name"),
+    [
+        ("coco", "detections.json"),
+        ("csv", "detections.csv"),
+        ("jsonl", "detections.jsonl"),
+        ("labelstudio", "labelstudio.json"),
+    ],
 )
 def test_a_table_without_pictures_is_a_table(tmp_path, format, name):
     path = write(tmp_path, format)
     assert path == tmp_path / name
-    if format == "coco":
+    if format in ("coco", "labelstudio"):
         assert json.loads(path.read_text()) == []
+    if format == "coco":
         assert json.loads((tmp_path / "images.json").read_text())["images"] == []
 
 
-@pytest.mark.parametrize("format", ["coco", "csv", "jsonl"])
+@pytest.mark.parametrize("format", ["coco", "csv", "jsonl", "labelstudio"])
 def test_until_it_is_complete_the_last_table_stays(tmp_path, format):
     path = write(tmp_path, format, ("old.png", TWO))
     before = path.read_bytes()
@@ -131,5 +150,5 @@ def test_a_table_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
 
 
 def test_an_unknown_format_is_misuse(tmp_path):
-    with pytest.raises(UsageError, match="no table format 'xml': use coco, csv or jsonl"):
+    with pytest.raises(UsageError, match="no table format 'xml': use coco, csv, jsonl or labelstudio"):
         open_table(tmp_path, "xml", NAMES, IDS)

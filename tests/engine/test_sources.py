@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 from pathlib import Path, PurePath
 
 import cv2
@@ -104,6 +105,13 @@ def test_what_cannot_be_found_is_a_source_with_an_error(folder, text, words):
     (source,) = Sources([str(folder / text)], LIMIT)
     assert source.name == str(folder / text)
     with pytest.raises(ImageError, match=words):
+        source.read(LIMIT)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.jpg", "s3://pictures/a.jpg?part=[1]"])
+def test_a_url_is_refused_with_the_reason(url):
+    (source,) = Sources([url], LIMIT)
+    with pytest.raises(ImageError, match=f"^{re.escape(url)}: is a URL, and pictures are not fetched, since"):
         source.read(LIMIT)
 
 

@@ -8,6 +8,8 @@ Sizes are (height, width) in pixels, as the picture is displayed.
 from __future__ import annotations
 
 import io
+import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,11 +38,25 @@ _pillow_limit = threading.Lock()
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The picture in a file as [H, W, 3] uint8 RGB, upright; raises ImageError where there is none."""
+    if reason := url_refused(path):
+        raise ImageError(reason)
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from None
     return decode_image(data, str(path), max_pixels)
+
+
+def url_refused(path: str | Path) -> str:
+    """Why a URL in the place of a path is not opened; empty for a path."""
+    # One slash is enough: a URL that became a Path has lost the other. A drive has one letter.
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) or os.path.lexists(path):
+        return ""
+    url = re.sub(r"^([^/]+:)/(?=[^/])", r"\1//", str(path))
+    return (
+        f"{url}: is a URL, and pictures are not fetched, since what lies there may change or be "
+        "anything; download it and give the file"
+    )
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from foveal.config import Config, load_config
 from foveal.errors import CheckpointError, UsageError
+from foveal.hub.fetching import local_run
 
 Which = Literal["last", "best"]
 
@@ -89,8 +90,11 @@ class Snapshot:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunInfo:
-    """Reads a run's description; UsageError if the folder is no run."""
-    folder = Path(path)
+    """Reads the description of a run in a folder, or on the hub (`hf://owner/name`); UsageError if it is no run.
+
+    `path` of the result is the folder, which for a run of the hub lies in its cache.
+    """
+    folder = local_run(path)
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such run folder; check the path, or train with --out {folder}")
     if not (folder / "config.yaml").exists() or not (folder / "classes.json").exists():

@@ -62,7 +62,7 @@ def evaluate(
         skipped: list[str] = []
         table = usable(table, info.config.with_changes({"data.skip_bad": True}), skipped.append)
         notes += tuple(skipped)
-    detector = load(run, device, which)
+    detector = load(info.path, device, which)
     found = detect_table(detector, table, batch_size, info.config.data.workers, progress)
     labels = classes[found.labels]
     found = replace(found, labels=labels)[labels >= 0]

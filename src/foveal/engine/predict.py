@@ -162,7 +162,10 @@ class Detector:
 
 
 def load(run: str | os.PathLike[str], device: str | torch.device = "auto", which: Which = "best") -> Detector:
-    """The detector of a run folder; `device` is auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    """The detector of a run folder, or of a run on the hub (`hf://owner/name`, `hf://owner/name@revision`).
+
+    device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    """
     info = read_run(run)
     model = build_model(info.config, len(info.class_names), pretrained=False)
     try:

@@ -1,4 +1,4 @@
-"""What was found, written picture by picture: a table in one of three formats.
+"""What was found, written picture by picture: a table in one of four formats.
 
     coco    detections.json  COCO's list of results: image_id, category_id, bbox (x, y, width, height), score;
             images.json      which picture each image_id is (file_name, width, height), pictures without detections
@@ -6,6 +6,8 @@
     csv     detections.csv   path,x1,y1,x2,y2,class,score; a picture without detections has one row with empty cells
     jsonl   detections.jsonl one line a picture: image, width, height, detections [{box, score, class, category_id}];
                              a picture that could not be read has an error instead, and is left out of the others
+    labelstudio labelstudio.json  a list of Label Studio's tasks with predictions; pictures are local files, so paths
+                             are to be relative to its document root
 
 Boxes are in pixels of the picture as it is displayed. Tables are written beside and renamed when they are complete:
 after a stop, what had been found is in the file that ends in .part.
@@ -26,8 +28,9 @@ import numpy as np
 
 from foveal.detections import Detections
 from foveal.errors import FovealError, UsageError
+from foveal.interop.label_studio import local_file, to_label_studio
 
-Format = Literal["coco", "csv", "jsonl"]
+Format = Literal["coco", "csv", "jsonl", "labelstudio"]
 
 
 def open_table(out: Path, format: Format, class_names: Sequence[str], category_ids: Sequence[int]) -> Table:
@@ -42,7 +45,9 @@ def open_table(out: Path, format: Format, class_names: Sequence[str], category_i
         return CsvTable(out)
     if format == "jsonl":
         return JsonLines(out, category_ids)
-    raise UsageError(f"there is no table format {format!r}: use coco, csv or jsonl")
+    if format == "labelstudio":
+        return LabelStudioTable(out)
+    raise UsageError(f"there is no table format {format!r}: use coco, csv, jsonl or labelstudio")
 
 
 class Table:
@@ -155,6 +160,25 @@ class JsonLines(Table):
         with writing(self.path):
             self._files[0].write(_json(record) + "\n")
             self._files[0].flush()
+
+
+class LabelStudioTable(Table):
+    """labelstudio.json, of the pictures that could be read."""
+
+    def __init__(self, out: Path):
+        super().__init__(out, "labelstudio.json")
+        self._files[0].write("[")
+        self._first = True
+
+    def add(self, name: str, size: tuple[int, int], found: Detections) -> None:
+        task = to_label_studio(found, size, local_file(name))
+        with writing(self.path):
+            self._files[0].write(("\n" if self._first else ",\n") + _json(task))
+            self._files[0].flush()
+        self._first = False
+
+    def finish(self) -> None:
+        self._files[0].write("\n]\n")
 
 
 def part_of(path: Path) -> Path:

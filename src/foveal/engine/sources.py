@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 import cv2
 import numpy as np
 
-from foveal.data.images import read_image
+from foveal.data.images import read_image, url_refused
 from foveal.data.layout import PICTURE_SUFFIXES
 from foveal.errors import ImageError, UsageError
 
@@ -147,7 +147,7 @@ class Sources:
             log.warning("%s: only %d of about %.0f frames could be decoded; it may be cut off", path, count, expected)
 
     def _failed(self, path: Path, reason: str) -> Source:
-        return Source(str(path), path, self._where(path), error=f"{path}: {reason}")
+        return Source(str(path), path, self._where(path), error=url_refused(path) or f"{path}: {reason}")
 
     def _where(self, path: Path) -> PurePath:
         absolute = Path(os.path.abspath(path))

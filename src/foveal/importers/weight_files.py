@@ -22,10 +22,8 @@ from torch import Tensor
 from foveal.errors import UsageError, WeightsError
 from foveal.importers.array_pickle import RefusedPickleError, read_array_pickle
 from foveal.importers.torch_pickle import RefusedTorchPickleError, check_torch_pickle
-from foveal.model.weights import read_tensors, why_unreadable
+from foveal.model.weights import MAX_BYTES, MAX_TENSORS, read_tensors, why_unreadable
 
-MAX_BYTES = 4 * 2**30
-MAX_TENSORS = 10_000
 MAX_STRUCTURE_BYTES = 16 * 2**20
 """Of what torch.save pickles beside the tensors' numbers: names, shapes, an optimiser's state."""
 

@@ -29,6 +29,10 @@ _IMAGENET = {
     "mobilenet_v2": "mobilenet_v2-b0353104.pth",
 }
 
+# Of a file from a stranger; no RetinaNet has more.
+MAX_BYTES = 4 * 2**30
+MAX_TENSORS = 10_000
+
 log = logging.getLogger("foveal")
 
 
@@ -99,6 +103,11 @@ def why_unreadable(error: Exception) -> str:
             )
         reason = "not written by torch.save"
     return f"is damaged or no weight file ({reason}); fetch it again"
+
+
+def is_imagenet_file(file: str, backbone: str) -> bool:
+    """Whether a file is called as torchvision's ImageNet weights of the backbone are."""
+    return _IMAGENET.get(backbone) == file
 
 
 def _imagenet(name: str) -> Path:

@@ -1,0 +1,1 @@
+"""Runs to and from the Hugging Face hub."""

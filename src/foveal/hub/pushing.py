@@ -1,0 +1,151 @@
+"""A run onto the Hugging Face hub: its weights, settings, classes and numbers, with a card that says what they are.
+
+    config.yaml classes.json result.json evaluation.json   without paths, and without what holds for one machine only
+    best.safetensors (or last.safetensors)                 weights alone
+    README.md                                              the card
+
+Nothing else of the run's folder travels: no picture, no log, no environment, no checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from foveal.config import Config
+from foveal.engine.checkpoint import (
+    RunInfo,
+    Which,
+    read_json,
+    read_run,
+    run_weights,
+    save_tensors,
+    write_description,
+    write_text,
+)
+from foveal.errors import HubError, UsageError
+from foveal.hub.addresses import Address, address_of, check_repository, endpoint, hub_errors, hub_library
+from foveal.hub.model_card import CardFacts, model_card
+from foveal.hub.strangers import DESCRIPTION, OPTIONAL, WEIGHTS
+from foveal.model.weights import is_imagenet_file
+
+EVALUATION = "evaluation.json"
+# Of a line of metrics.jsonl that an evaluation wrote.
+NUMBERS = (
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "recommended_threshold",
+    "recommended_f1", "images", "objects",
+)  # fmt: skip
+
+
+def push(
+    run: str | os.PathLike[str],
+    repository: str,
+    *,
+    license: str = "unknown",
+    private: bool = False,
+    which: Which = "best",
+) -> str:
+    """Puts a run onto the hub as owner/name, which is made where it is missing, and gives its address `hf://owner/name`.
+
+    license: what the hub calls it, such as apache-2.0; nobody but you can know it. private: of a repository that is
+    made; one that others can see already is refused. UsageError without a token, HubError where the hub refuses.
+    """
+    if address_of(run) is not None:
+        raise UsageError(f"{os.fspath(run)}: is on the hub already; give a run's folder")
+    address = Address(check_repository(repository))
+    hub = hub_library()
+    if not hub.get_token():
+        raise UsageError("there is no token to write to the hub with: log in with `hf auth login`, or set HF_TOKEN")
+    with tempfile.TemporaryDirectory() as beside:
+        folder = Path(beside)
+        write_published(folder, read_run(run), repository, license, which)
+        api = hub.HfApi(endpoint=endpoint())
+        with hub_errors(address):
+            api.create_repo(repository, private=private or None, exist_ok=True)
+            if private and not api.model_info(repository).private:
+                raise HubError(f"{address}: can be seen by everybody already; make it private on its page first")
+            # What an earlier push left would belong to other weights.
+            stale = [*DESCRIPTION, *OPTIONAL, *WEIGHTS, EVALUATION]
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, commit_message="Foveal run", delete_patterns=stale
+            )
+    return str(address)
+
+
+def write_published(folder: Path, run: RunInfo, repository: str, license: str, which: Which) -> None:
+    """Writes what of a run is published, and nothing else, into the empty `folder`."""
+    best = which == "best" and (run.path / "best.safetensors").exists()
+    save_tensors(folder / ("best.safetensors" if best else "last.safetensors"), run_weights(run.path, which))
+    result = _read(run.path / "result.json")
+    kept = {name: result[name] for name in ("steps", "best_step", "AP", "threshold", "minutes") if name in result}
+    evaluation = _evaluation(run.path, result.get("best_step" if best else "steps"))
+    config = publishable(run.config)
+    parts = {"result": kept, "evaluation": evaluation}
+    write_description(
+        folder, config, run.class_names, run.category_ids, **{name: part for name, part in parts.items() if part}
+    )
+    source = _read(run.path / "import.json")
+    facts = CardFacts(
+        repository=repository,
+        license=license,
+        config=config,
+        class_names=run.class_names,
+        threshold=run.threshold,
+        steps=result.get("best_step" if best else "steps"),
+        data=_data(run.path),
+        evaluation=evaluation,
+        source=(str(source["source"]), _name(str(source["file"]))) if {"source", "file"} <= source.keys() else None,
+    )
+    write_text(folder / "README.md", model_card(facts))
+
+
+def publishable(config: Config) -> Config:
+    """The config without paths: of a file of weights its name stays, of a list of pictures nothing.
+
+    What depends on the machine goes back to its default.
+    """
+    weights = config.model.weights
+    if weights not in ("imagenet", "none"):
+        name = _name(weights)
+        weights = "imagenet" if is_imagenet_file(name, config.model.backbone) else name
+    default = Config().data
+    return config.with_changes(
+        {
+            "model.weights": weights,
+            "data.oversample": "",
+            "data.workers": default.workers,
+            "data.max_pixels": default.max_pixels,
+        }
+    )
+
+
+def _data(folder: Path) -> dict[str, Any]:
+    """Name and size of the training data; of its place only the last folder's name."""
+    data = _read(folder / "data.json")
+    named = {"name": _name(str(data["root"]))} if "root" in data else {}
+    return named | {name: data[name] for name in ("images", "boxes") if isinstance(data.get(name), int)}
+
+
+def _evaluation(folder: Path, step: int | None) -> dict[str, float]:
+    """The numbers of the evaluation after `step` on the validation split; empty if there was none."""
+    path = folder / "metrics.jsonl"
+    for line in reversed(path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
+        try:
+            found = json.loads(line)
+        except ValueError:  # torn by a stop
+            continue
+        if found.get("step") == step and "AP" in found:
+            return {name: found[name] for name in NUMBERS if isinstance(found.get(name), int | float)}
+    return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json(path) if path.exists() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _name(path: str) -> str:
+    return PureWindowsPath(path).name  # knows both kinds of slashes

@@ -1,0 +1,114 @@
+"""pandas and Arrow: what was found in many pictures, a row a detection, in the columns of `foveal predict`'s CSV.
+
+path, x1, y1, x2, y2, class, score; a picture without detections has one row with nothing but its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from foveal.detections import Detections
+from foveal.errors import DataError
+from foveal.interop.assembling import assembled, labels_of, package
+
+SIDES = ("x1", "y1", "x2", "y2")
+
+
+def to_pandas(pictures: Mapping[str, Detections]) -> Any:
+    """A `pandas.DataFrame` of what was found in each picture."""
+    return package("pandas").DataFrame(_columns(pictures))
+
+
+def from_pandas(frame: Any, class_names: Sequence[str] = ()) -> dict[str, Detections]:
+    """Detections by path, in the order in which paths occur, of a frame with the columns above; others may be there.
+
+    class_names: default the names that occur, sorted. Without `score` all have 1. DataError where a column is missing
+    or a number is not finite.
+    """
+    _check_columns(frame.columns)
+    nothing = package("pandas").isna
+    return _pictures(
+        [None if nothing(path) else str(path) for path in frame["path"]],
+        frame[list(SIDES)].to_numpy(dtype=np.float64, na_value=np.nan),
+        [None if nothing(name) else _name(name) for name in frame["class"]],
+        frame["score"].to_numpy(dtype=np.float64, na_value=np.nan) if "score" in frame.columns else None,
+        class_names,
+    )
+
+
+def to_arrow(pictures: Mapping[str, Detections]) -> Any:
+    """A `pyarrow.Table` of what was found in each picture, with nulls where a picture has nothing."""
+    arrow = package("pyarrow")
+    kinds = {name: arrow.string() if name in ("path", "class") else arrow.float32() for name in _columns({})}
+    columns = {
+        name: arrow.array(values, type=kinds[name], from_pandas=True) for name, values in _columns(pictures).items()
+    }
+    return arrow.table(columns)
+
+
+def from_arrow(table: Any, class_names: Sequence[str] = ()) -> dict[str, Detections]:
+    """Detections by path of an Arrow table; as `from_pandas`."""
+    _check_columns(table.column_names)
+
+    def numbers(name: str) -> np.ndarray:
+        return np.array(table[name].to_pylist(), dtype=np.float64)  # None becomes NaN
+
+    return _pictures(
+        table["path"].to_pylist(),
+        np.stack([numbers(side) for side in SIDES], axis=1),
+        table["class"].to_pylist(),
+        numbers("score") if "score" in table.column_names else None,
+        class_names,
+    )
+
+
+def _columns(pictures: Mapping[str, Detections]) -> dict[str, Any]:
+    paths: list[str] = []
+    names: list[str | None] = []
+    numbers = [np.zeros((0, 5), dtype=np.float32)]
+    for path, found in pictures.items():
+        paths += [path] * max(len(found), 1)
+        names += found.names or [None]
+        boxes_D4, scores_D = found.boxes.detach().cpu().numpy(), found.scores.detach().cpu().numpy()
+        rows = np.concatenate([boxes_D4, scores_D[:, None]], axis=1)
+        numbers.append(rows if len(found) else np.full((1, 5), np.nan, dtype=np.float32))
+    columns = np.concatenate(numbers).T
+    sides = {side: column.copy() for side, column in zip(SIDES, columns, strict=False)}
+    return {"path": paths, **sides, "class": names, "score": columns[4].copy()}
+
+
+def _pictures(
+    paths: Sequence[str | None],
+    boxes_R4: np.ndarray,
+    names: Sequence[str | None],
+    scores_R: np.ndarray | None,
+    class_names: Sequence[str],
+) -> dict[str, Detections]:
+    """Detections by path of R rows; a row without a class and without a box is a picture without detections."""
+    known = labels_of(sorted({name for name in names if name is not None}), class_names, "the table")[1]
+    scores_R = np.ones(len(boxes_R4)) if scores_R is None else scores_R
+    rows: dict[str, list[int]] = {}
+    for row, (path, name) in enumerate(zip(paths, names, strict=True)):
+        if path is None or (name is None and not np.isnan(boxes_R4[row]).all()):
+            raise DataError(f"the table: row {row} has no {'path' if path is None else 'class'}; give it one")
+        rows.setdefault(path, [])
+        if name is not None:
+            rows[path].append(row)
+    found = {}
+    for path, mine in rows.items():
+        labels, _ = labels_of([name for name in (names[row] for row in mine) if name is not None], known, path)
+        found[path] = assembled(boxes_R4[mine], scores_R[mine], labels, known, f"the table: {path}")
+    return found
+
+
+def _check_columns(there: Iterable[str]) -> None:
+    if missing := [name for name in ("path", *SIDES, "class") if name not in set(there)]:
+        raise DataError(f"the table has no column {', '.join(missing)}; give path, x1, y1, x2, y2, class and score")
+
+
+def _name(name: Any) -> str:
+    """A class name; pandas reads names that are digits as numbers, and where a cell is empty as fractions."""
+    return str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
