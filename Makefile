@@ -27,7 +27,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	for file in matching loss loader training reading evaluation; do $(BIN)/python -m benchmarks.$$file || exit 1; done
+	for file in matching loss loader training training_memory reading evaluation; do $(BIN)/python -m benchmarks.$$file || exit 1; done
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

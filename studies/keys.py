@@ -1,7 +1,7 @@
 """Which run is which: a key that changes when what is learnt may change, and only then.
 
 It is made of the row's whole config with its seed, the labels, and the code of losses, matching and anchors. Comments,
-docstrings and layout of the code do not count, nor do the three settings that a resumed run may change. A row whose
+docstrings and layout of the code do not count, nor do the settings that a resumed run may change. A row whose
 detector is not Foveal's own has that detector's settings and code in its key besides.
 """
 

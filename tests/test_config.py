@@ -83,6 +83,13 @@ def test_a_file_changes_the_preset_and_a_dotted_name_is_a_nested_one(tmp_path):
             {"model": {"weights": "none", "batch_norm": "trained", "frozen_stages": 2}},
             ["model.frozen_stages is 2", "weights"],
         ),
+        ({"model": {"backbone": "resnet51"}}, ["model.backbone", "did you mean resnet50?", "hf:NAME", "'resnet51'"]),
+        ({"model": {"backbone": "hf:"}}, ["model.backbone", "no such backbone", "hf:microsoft/resnet-50"]),
+        ({"model": {"backbone": "hf:a/b", "weights": "x.pth"}}, ["model.weights is x.pth", "hf:a/b", "hf:FOLDER"]),
+        (
+            {"model": {"batch_norm": "trained"}, "train": {"compile": True, "recompute_backbone": True}},
+            ["train.compile", "train.recompute_backbone", "false"],
+        ),
         ({"data": {"scale_jitter": [1.2, 0.8]}}, ["data.scale_jitter", "smaller factor first"]),
     ],
 )
@@ -126,3 +133,8 @@ def test_a_misspelt_setting_finds_its_name(name, cut):
     if len(last) > 5 and name.count(".") == 1:
         misspelt = f"{group}.{last[:cut]}{last[cut + 1 :]}"
         assert nearest_name(misspelt) is not None
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet152_caffe", "hf:microsoft/resnet-50", "hf:/data/my net"])
+def test_backbones_are_ours_or_anything_of_transformers(name):
+    assert build_config({"model": {"backbone": name}}).model.backbone == name

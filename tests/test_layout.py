@@ -12,7 +12,8 @@ errors config detections boxes nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.classification losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
-model.backbone model.resnet model.mobilenet model.pyramid model.heads model.weights model.retinanet
+model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
+model.pyramid model.heads model.weights model.retinanet
 decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
 data.yolo data.csv data.detect
@@ -20,7 +21,7 @@ data.augment data.plan data.loader data.painting data.scenes
 drawing
 interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
 hub.addresses hub.strangers hub.fetching
-engine.allocator engine.progress engine.schedule engine.checkpoint engine.ema
+engine.allocator engine.progress engine.schedule engine.checkpoint engine.compilation engine.ema
 engine.usable
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr, force=True)
-    for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib", "httpx", "httpx2"):
+    for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib", "httpx", "httpx2", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return _run(words)

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from foveal.errors import ConfigError
 
-Backbone = Literal[
+BACKBONES = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "mobilenet_v2",
     "resnet50_caffe", "resnet101_caffe", "resnet152_caffe",
-]  # fmt: skip
+)  # fmt: skip
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -36,14 +36,17 @@ class Group(BaseModel):
 class ModelConfig(Group):
     """The network: backbone, feature pyramid, the two subnets (paper section 4)."""
 
-    backbone: Backbone = "resnet50"
-    """Feature extractor; `_caffe` has the stride of a block in its first convolution, as detectron2's weights want."""
+    backbone: str = "resnet50"
+    """resnet18, 34, 50, 101, 152, resnext50_32x4d, resnext101_32x8d, mobilenet_v2; resnet50_caffe and deeper, with a
+    block's stride in its first convolution, as in detectron2; or hf:NAME or hf:FOLDER, any backbone of transformers."""
     weights: str = "imagenet"
-    """Start of the backbone: `imagenet` (downloaded by name), `none`, or the path of a .pth or .safetensors file."""
+    """Start of the backbone: `imagenet` (downloaded by name; for hf: whatever the model publishes), `none`, or the path
+    of a .pth or .safetensors file."""
     batch_norm: Literal["frozen", "evaluating", "trained"] = "frozen"
     """Backbone batch norm: frozen (statistics and affine fixed), evaluating (statistics fixed), trained."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
-    """How many backbone stages, counted from the picture, keep their pretrained weights."""
+    """How many of five backbone stages, counted from the picture, keep their pretrained weights; of a plain vision
+    transformer the embedding and four quarters of the blocks."""
     levels: str = "3-7"
     """Pyramid levels as FIRST-LAST; level l has a stride of 2^l pixels."""
     pyramid_channels: PositiveInt = 256
@@ -62,6 +65,18 @@ class ModelConfig(Group):
     """Foreground probability pi that every anchor starts with (section 4.1)."""
     channels_last: bool = True
     """Memory layout of the activations; faster on CPUs and on tensor cores."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _backbone(cls, value: str) -> str:
+        if value in BACKBONES or value.removeprefix("hf:").strip() not in ("", value):
+            return value
+        near = difflib.get_close_matches(value, BACKBONES, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(
+            f"there is no such backbone{hint}; use one of {', '.join(BACKBONES)}, or hf:NAME or hf:FOLDER for one of "
+            "transformers, such as hf:microsoft/resnet-50"
+        )
 
     @field_validator("levels")
     @classmethod
@@ -240,6 +255,10 @@ class TrainConfig(Group):
     """Decay of the averaged weights that are evaluated and saved as best; 0 averages nothing."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the convolutions; losses are always float32."""
+    recompute_backbone: bool = False
+    """Compute the backbone twice and keep less of it (gradient checkpointing): less memory, the same gradients."""
+    compile: bool = False
+    """Pass the network through torch.compile: needs a C++ compiler, takes a minute first. Never the default."""
     evaluate_every: NonNegativeInt = 0
     """Steps between evaluations on the validation split; 0 means ten times over the run."""
     checkpoint_every: NonNegativeInt = 0
@@ -300,6 +319,12 @@ class Config(Group):
                 f"model.frozen_stages is {self.model.frozen_stages} but model.weights is none: frozen random layers "
                 "never learn; set model.frozen_stages to 0, or give weights"
             )
+        if self.model.backbone.startswith("hf:") and self.model.weights not in ("imagenet", "none"):
+            raise ValueError(
+                f"model.weights is {self.model.weights} but model.backbone is {self.model.backbone}, which brings its "
+                "own: set model.weights to imagenet (whatever the model publishes) or none; weights of yours are taken "
+                "from a folder, model.backbone hf:FOLDER"
+            )
         loss = self.loss
         if loss.name == "focal_star" and loss.gamma == 0:
             raise ValueError("loss.gamma is 0, and FL* (focal_star) divides by it: set loss.gamma to more than 0")
@@ -327,6 +352,11 @@ class Config(Group):
             raise ValueError(
                 f"data.train_split and data.val_split are both {self.data.train_split!r}: weights and threshold must "
                 "be chosen on other pictures than those that are learnt"
+            )
+        if self.train.compile and self.train.recompute_backbone and self.model.batch_norm == "trained":
+            raise ValueError(
+                "train.compile and train.recompute_backbone do not go together where model.batch_norm is trained: "
+                "torch.compile cannot hold its statistics still the second time; set one of the two to false"
             )
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(

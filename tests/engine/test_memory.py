@@ -34,13 +34,24 @@ def test_the_estimate_grows_with_pictures_and_pixels_and_leaves_the_model_alone(
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("batch_norm", ["evaluating", "trained"])
+def test_the_estimate_knows_that_a_backbone_computed_twice_keeps_less(batch_norm):
+    plain = config().with_changes({"model.batch_norm": batch_norm})
+    twice = plain.with_changes({"train.recompute_backbone": True})
+    needed = [estimate_step_bytes(build_model(c, 3).train(), 4, (128, 128)) for c in (plain, twice)]
+    assert 0.4 * needed[0] < needed[1] < 0.75 * needed[0]
+
+
 def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch):
     import psutil
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**20})())
     with pytest.raises(TrainingError) as caught:
         check_memory(build_model(config(), 3).train(), config(), 8, (320, 320), lambda: None)
-    for word in ("8 pictures of 320 x 320", "GiB", "--train.accumulate 2", "--data.size 240", "--train.batch-size 4"):
+    for word in (
+        "8 pictures of 320 x 320", "GiB", "--train.accumulate 2", "--train.recompute-backbone", "--data.size 240",
+        "--train.batch-size 4",
+    ):  # fmt: skip
         assert word in str(caught.value)
 
 
@@ -72,8 +83,10 @@ print(peak() - before, estimate_step_bytes(model, 8, (320, 320)))
 
 
 @pytest.mark.slow
-def test_the_estimate_is_near_what_a_step_really_takes():
-    done = subprocess.run([sys.executable, "-c", MEASURE.format(settings=SETTINGS)], capture_output=True, text=True)
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_estimate_is_near_what_a_step_really_takes(twice):
+    settings = {**SETTINGS, "train": {"recompute_backbone": twice}}
+    done = subprocess.run([sys.executable, "-c", MEASURE.format(settings=settings)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     measured, estimated = map(int, done.stdout.split())
     assert 0.8 < estimated / measured < 1.6, (

@@ -154,3 +154,53 @@ def test_the_wish_to_stop_travels_with_the_sums():
     optimiser = make_optimiser(model, config.train)
     assert not bool(train_step(model, optimiser, [batch], anchors, config, lr=0.1).stop)
     assert bool(train_step(model, optimiser, [batch], anchors, config, lr=0.1, stop=True).stop)
+
+
+def gradient_of_a_step(**changes) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss and what SGD at a rate of 1, without momentum or decay, takes off the weights: the gradient."""
+    plain = {"train__optimiser": "sgd", "train__momentum": 0.0, "train__weight_decay": 0.0, "train__backbone_lr": 1.0}
+    config, model, batch, anchors = setup(**plain, model__backbone="resnet18", **changes)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    result = train_step(model, make_optimiser(model, config.train), [batch], anchors, config, lr=1.0)
+    assert bool(result.finite)
+    return float(result.classification + result.box), {n: before[n] - p.detach() for n, p in model.named_parameters()}
+
+
+def test_a_step_in_mixed_precision_is_finite_and_near_the_one_in_float32():
+    loss, gradient = gradient_of_a_step()
+    mixed_loss, mixed = gradient_of_a_step(train__precision="bf16")
+    assert mixed_loss == pytest.approx(loss, rel=0.02)
+    assert all(g.isfinite().all() for g in mixed.values())
+    whole, other = (torch.cat([g.flatten() for g in one.values()]) for one in (gradient, mixed))
+    # bfloat16 rounds each activation to 3 digits; measured here: a cosine of .996 through the 20 layers of a ResNet-18.
+    assert torch.cosine_similarity(other, whole, dim=0) > 0.99
+    assert not torch.equal(other, whole)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_backbone_computed_twice_takes_the_same_step(precision):
+    one, twice = (
+        gradient_of_a_step(train__precision=precision, train__recompute_backbone=twice, model__batch_norm="trained")
+        for twice in (False, True)
+    )
+    assert one[0] == twice[0]
+    for name, gradient in one[1].items():
+        assert torch.equal(gradient, twice[1][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"train__precision": "bf16", "train__recompute_backbone": True}])
+def test_a_compiled_network_takes_the_same_step(changes):
+    """One graph, no break; the tracing backend, so that no C++ compiler is needed."""
+    config, model, batch, anchors = setup(train__optimiser="sgd", model__backbone="resnet18", **changes)
+    plain = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    results = [
+        train_step(network, make_optimiser(net, config.train), [batch], anchors, config, lr=0.1)
+        for network, net in ((compiled, model), (plain, plain))
+    ]
+    assert all(bool(result.finite) for result in results)
+    torch.testing.assert_close(results[0].classification, results[1].classification, rtol=1e-2, atol=1e-3)
+    close = {"rtol": 1e-4, "atol": 1e-5} if not changes else {"rtol": 0.1, "atol": 2e-3}
+    for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, **close, msg=lambda told, name=name: f"{name}: {told}")

@@ -182,6 +182,11 @@ def settings(hub, **changes: object) -> str:
         ({"data__size": 10**9}, CheckpointError, "data.size is 1000000000, more than the 8192"),
         ({"data__max_pixels": 10**12}, CheckpointError, "data.max_pixels"),
         ({"data__pad_multiple": 10**9}, CheckpointError, "data.pad_multiple"),
+        (
+            {"model__backbone": "hf:/etc", "model__weights": "imagenet"},
+            CheckpointError,
+            "its backbone is one of transformers .hf:/etc., which is not",
+        ),
     ],
 )
 def test_a_config_that_asks_for_more_than_the_weights_have_is_refused(pushed, changes, kind, said):

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -58,13 +59,23 @@ def test_nothing_private_is_in_what_is_pushed(hub, trained):
 def test_every_setting_that_may_hold_a_path_is_known():
     words = [name for name, value in flat_settings(config()).items() if isinstance(value, str)]
     free = {"model.weights", "data.oversample"}  # what `publishable` clears
+    refused = {"model.backbone"}  # where it is a path, the run is not pushed
     no_paths = {"model.levels", "data.train_split", "data.val_split"}
     choices = {
-        "model.backbone", "model.batch_norm", "model.p6_from", "model.head_norm", "model.head_init", "anchors.offset",
+        "model.batch_norm", "model.p6_from", "model.head_norm", "model.head_init", "anchors.offset",
         "anchors.stride", "assignment.low_quality", "assignment.padding", "loss.name", "loss.balance", "loss.mining",
         "loss.box", "loss.normaliser", "data.format", "train.optimiser", "train.schedule", "train.precision",
     }  # fmt: skip
-    assert set(words) == free | no_paths | choices
+    assert set(words) == free | refused | no_paths | choices
+
+
+def test_a_run_with_a_backbone_of_transformers_is_not_pushed(hub, trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "config.yaml").write_text(config(**{"model.backbone": "hf:/home/someone/net"}).to_yaml())
+    with pytest.raises(UsageError, match="its backbone is one of transformers"):
+        push(folder, NAME)
+    assert NAME not in hub.repositories
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,43 @@ def test_frozen_stages_keep_their_statistics_where_norms_are_trained():
     assert {key.split(".")[0] for key in moved} == {"layer2", "layer3", "layer4"}
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    ("batch_norm", "frozen_stages"), [("frozen", 0), ("evaluating", 2), ("trained", 0), ("trained", 2)]
+)
+def test_a_backbone_that_is_computed_twice_gives_the_same_bits(name, batch_norm, frozen_stages):
+    gradients, states, kept = [], [], []
+    for twice in (False, True):
+        backbone = build(name, batch_norm, frozen_stages).train()
+        if twice:
+            backbone.enable_recompute()
+        kept.append(0)
+
+        def count(tensor: Tensor, kept=kept) -> Tensor:
+            kept[-1] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            features = backbone(IMAGES)
+        sum(f.square().mean() for f in features if f.requires_grad).backward()
+        gradients.append({key: p.grad for key, p in backbone.named_parameters() if p.grad is not None})
+        states.append(backbone.state_dict())
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][key], gradients[1][key]) for key in gradients[0])
+    # Statistics above all: batch norm that is run twice must count the batch once.
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert all(norm.momentum == 0.1 for norm in norms(backbone))
+    assert kept[1] < kept[0] / 5
+
+
+def test_what_needs_no_gradient_is_computed_once():
+    backbone = build("resnet18", "trained").train()
+    backbone.enable_recompute()
+    with torch.no_grad():
+        backbone(IMAGES)
+    assert backbone.bn1.num_batches_tracked == 1
+
+
 def test_the_stages_hold_every_parameter_once():
     for name in ("resnet18", "mobilenet_v2"):
         backbone = build(name)

@@ -33,7 +33,14 @@ def test_another_setting_is_another_run(name, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("data.workers", 0), ("train.tensorboard", False), ("data.max_pixels", 1_000_000)]
+    ("name", "value"),
+    [
+        ("data.workers", 0),
+        ("train.tensorboard", False),
+        ("data.max_pixels", 1_000_000),
+        ("train.recompute_backbone", True),
+        ("train.compile", True),
+    ],
 )
 def test_what_a_resumed_run_may_change_is_the_same_run(name, value):
     assert run_key(Config().with_changes({name: value}), "labels", "code") == KEY

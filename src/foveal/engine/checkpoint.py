@@ -1,6 +1,7 @@
 """What a run keeps on disk, and how it survives being killed at any moment.
 
     RUN/config.yaml classes.json environment.json data.json   written once, at the start
+    RUN/backbone/config.json preprocessor_config.json         of a `hf:` backbone, so that the run needs no network
     RUN/metrics.jsonl                                         a line every few steps; cut back on resume
     RUN/checkpoints/step-00000200/                            model, optimiser and averaged weights, state.json
     RUN/checkpoints/last, RUN/checkpoints/best                text files naming one of those folders
@@ -30,6 +31,7 @@ from foveal.errors import CheckpointError, UsageError
 from foveal.hub.fetching import local_run
 
 Which = Literal["last", "best"]
+BACKBONE = "backbone"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class RunInfo:
     category_ids: tuple[int, ...]
     threshold: float | None
     """Recommended on the validation split at the end of training; None until then."""
+
+    @property
+    def backbone_folder(self) -> Path:
+        """Where the run describes a backbone that its config only names (`hf:`)."""
+        return self.path / BACKBONE
 
     def __fspath__(self) -> str:
         return str(self.path)

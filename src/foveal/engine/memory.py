@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -24,23 +25,30 @@ def estimate_step_bytes(model: RetinaNet, images: int, shape: tuple[int, int]) -
     """Bytes that one forward and backward pass over `images` pictures of `shape` (H, W) keeps alive.
 
     Counted on the meta device: every tensor saved for the backward pass, the outputs and their gradients, and a
-    gradient of every trained parameter. Nothing of that size is allocated.
+    gradient of every trained parameter. Nothing of that size is allocated. Of what the backbone computes twice only
+    the largest segment counts, since one is alive at a time.
     """
     ghost = copy.deepcopy(model).to("meta")
-    kept: dict[int, int] = {}
     parameters = {id(p) for p in ghost.parameters()}
+    kept: dict[int, int] = {}
+    segments: list[dict[int, int]] = []
 
-    def keep(tensor: Tensor) -> Tensor:
-        if id(tensor) not in parameters:
-            # meta storages have no address: views of one tensor share its untyped storage object
-            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
+    def run_once(function: Callable[..., Any], *inputs: Any) -> Any:
+        segments.append({})
+        with _noting_saved(segments[-1], parameters):
+            result = function(*inputs)
+        kept.update((_storage(x), _bytes(x)) for x in inputs if isinstance(x, Tensor))
+        return result
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    if ghost.backbone.recompute:
+        ghost.backbone.run_twice = run_once  # type: ignore[method-assign]
+    with _noting_saved(kept, parameters):
         outputs = ghost(torch.empty(images, 3, *shape, dtype=torch.uint8, device="meta"))
     predicted = sum(t.numel() * t.element_size() for t in (*outputs.logits, *outputs.deltas))
+    held = sum(kept.values()) + max((sum(part.values()) for part in segments), default=0)
+    largest = max((size for part in (kept, *segments) for size in part.values()), default=0)
     # The plain loss holds about four buffers of the logits' size; the largest activation has a gradient as well.
-    return int(WORKSPACE * (sum(kept.values()) + max(kept.values(), default=0) + 4 * predicted + _trained_bytes(ghost)))
+    return int(WORKSPACE * (held + largest + 4 * predicted + _trained_bytes(ghost)))
 
 
 def check_memory(
@@ -112,6 +120,28 @@ def _run_once(
         torch.cuda.empty_cache()
 
 
+@contextmanager
+def _noting_saved(sizes: dict[int, int], parameters: set[int]) -> Iterator[None]:
+    """Every tensor but the parameters that is saved for the backward pass meanwhile: its storage and bytes."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        if id(tensor) not in parameters:
+            sizes[_storage(tensor)] = _bytes(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield
+
+
+def _storage(tensor: Tensor) -> int:
+    # Meta storages have no address: views of one tensor share its untyped storage object.
+    return tensor.untyped_storage()._cdata
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.untyped_storage().nbytes()
+
+
 def _trained_bytes(model: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
@@ -123,6 +153,8 @@ def _too_large(config: Config, pictures: str, needed: int | None, free: int) -> 
     each = train.batch_size // world
     finer = next((n for n in range(train.accumulate + 1, each + 1) if each % n == 0), None)
     remedies = [f"--train.accumulate {finer} (the same step in smaller parts)"] if finer else []
+    if not train.recompute_backbone:
+        remedies.append("--train.recompute-backbone (slower, the same step)")
     remedies.append(f"--data.size {round(config.data.size * 0.75)} (smaller pictures)")
     parts = world * train.accumulate
     if (smaller := train.batch_size // 2 // parts * parts) > 0:

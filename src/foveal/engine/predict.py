@@ -167,7 +167,7 @@ def load(run: str | os.PathLike[str], device: str | torch.device = "auto", which
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     """
     info = read_run(run)
-    model = build_model(info.config, len(info.class_names), pretrained=False)
+    model = build_model(info.config, len(info.class_names), pretrained=False, kept_in=info.backbone_folder)
     try:
         model.load_state_dict(run_weights(info.path, which))
     except RuntimeError as error:

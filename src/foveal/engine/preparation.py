@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from foveal.losses.classification import inverse_frequency_alpha
 from foveal.model.retinanet import RetinaNet
 from foveal.model.weights import copy_matching
 
-# These change how fast a run goes or what it shows, never what it learns.
-MAY_DIFFER_ON_RESUME = ("data.workers", "data.max_pixels", "train.tensorboard")
+# These change how fast a run goes, what it needs or what it shows, never what it learns (torch.compile: to rounding).
+MAY_DIFFER_ON_RESUME = (
+    "data.workers", "data.max_pixels", "train.tensorboard", "train.recompute_backbone", "train.compile",
+)  # fmt: skip
 # Fitted at the start of the first leg, so that a resumed run takes them from the stored config.
 FITTED = ("anchors.sizes", "anchors.scales", "anchors.ratios")
 BALANCED = ("loss.class_alpha",)
@@ -114,8 +117,16 @@ def start_from(run: checkpoint.RunInfo, model: RetinaNet, class_names: tuple[str
         reporter.say(f"replaced, not taken over: {', '.join(fresh)}")
 
 
-def write_run(folder: Path, config: Config, table: Table, val: Table | None, device: torch.device, world: int) -> None:
-    """The files that say what a run is: settings, classes, data, environment."""
+def write_run(
+    folder: Path,
+    config: Config,
+    table: Table,
+    val: Table | None,
+    device: torch.device,
+    world: int,
+    backbone: Mapping[str, Any],
+) -> None:
+    """The files that say what a run is: settings, classes, data, environment, and a `hf:` backbone's description."""
     environment = {
         "foveal": foveal.__version__,
         "torch": torch.__version__,
@@ -135,6 +146,6 @@ def write_run(folder: Path, config: Config, table: Table, val: Table | None, dev
         "fingerprint": table.fingerprint(),
         "fingerprints": fingerprints(table, val),
     }
-    checkpoint.write_description(
-        folder, config, table.class_names, table.category_ids, environment=environment, data=data
-    )
+    files = {"environment": environment, "data": data}
+    files |= {f"{checkpoint.BACKBONE}/{name}": value for name, value in backbone.items()}
+    checkpoint.write_description(folder, config, table.class_names, table.category_ids, **files)

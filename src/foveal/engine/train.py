@@ -28,6 +28,7 @@ from foveal.engine.allocator import keep_freed_memory
 from foveal.engine.anchor_fit import coverage_summary
 from foveal.engine.budget import steps_in
 from foveal.engine.checkpoint import Progress
+from foveal.engine.compilation import compile_failure_explained, compiled
 from foveal.engine.diagnosis import explain_non_finite
 from foveal.engine.ema import AveragedModel
 from foveal.engine.evaluate import Evaluation, evaluate_detections
@@ -84,7 +85,8 @@ def train(
     where = torch.device("cpu") if device == "cpu" else state.device
     with stop_on_signals() as asked_to_stop:
         trainer = Trainer(Path(data), Path(out), config, reporter, resume, weights, where)
-        with live, out_of_memory_explained(config), dead_workers_explained(config.data.workers):
+        explained = (out_of_memory_explained(config), compile_failure_explained())
+        with live, explained[0], explained[1], dead_workers_explained(config.data.workers):
             return trainer.run(asked_to_stop)
 
 
@@ -115,17 +117,21 @@ class Trainer:
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            fresh = snapshot is None and source is None
-            self.model = build_model(self.config, len(self.table.class_names), pretrained=fresh)
+            # The network of a run that is gone on with, or started from, is described there.
+            begun = folder if snapshot is not None else source.path if source is not None else None
+            kept_in = None if begun is None else begun / checkpoint.BACKBONE
+            self.model = build_model(self.config, len(self.table.class_names), begun is None, kept_in)
         if source is not None and snapshot is None:
             start_from(source, self.model, self.table.class_names, reporter)
         self.model.to(device).train()
         self.optimiser = make_optimiser(self.model, self.config.train)
         self.average = AveragedModel(self.model, self.config.train.ema) if self.config.train.ema else None
         self.scaler = torch.amp.GradScaler(device.type) if self.config.train.precision == "fp16" else None
-        self.network: torch.nn.Module = self.model
+        self.compiled = compiled(self.model, self.config.train)
+        self.network = self.compiled
         if self.world > 1:
-            self.network = DistributedDataParallel(self.model, device_ids=[device] if device.type == "cuda" else None)
+            ids = [device] if device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.compiled, device_ids=ids)
         self.progress = Progress()
         if snapshot is not None:
             self._restore(snapshot)
@@ -226,7 +232,8 @@ class Trainer:
         """Says what is about to be trained on, checks memory, and writes the run's description."""
         table, train = self.table, self.config.train
         if self.rank == 0:
-            write_run(self.folder, self.config, table, self.val, self.device, self.world)
+            backbone = self.model.backbone.description()
+            write_run(self.folder, self.config, table, self.val, self.device, self.world, backbone)
         shown = f"{', '.join(table.class_names[:12])}{' ...' if len(table.class_names) > 12 else ''}"
         self.reporter.say(f"{len(table)} pictures, {table.num_boxes} boxes, {len(table.class_names)} classes: {shown}")
         self.reporter.say(coverage_summary(table, self.config))
@@ -264,7 +271,7 @@ class Trainer:
         batch = batch.to(self.device)
         matched = match(self.anchors, batch, self.config.assignment)
         with autocast(self.device, self.config.train):
-            outputs = self.model(batch.images)
+            outputs = self.compiled(batch.images)
         sums = detector_loss(outputs.logits, outputs.deltas, self.anchors, matched, batch, self.config.loss)
         (sums.classification.sum() + sums.box.sum()).backward()
 

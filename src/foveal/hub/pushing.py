@@ -59,9 +59,15 @@ def push(
     hub = hub_library()
     if not hub.get_token():
         raise UsageError("there is no token to write to the hub with: log in with `hf auth login`, or set HF_TOKEN")
+    info = read_run(run)
+    if info.config.model.backbone.startswith("hf:"):
+        raise UsageError(
+            f"{info.path}: its backbone is one of transformers ({info.config.model.backbone}), and such runs are not "
+            "loaded from the hub; hand the run's folder on instead"
+        )
     with tempfile.TemporaryDirectory() as beside:
         folder = Path(beside)
-        write_published(folder, read_run(run), repository, license, which)
+        write_published(folder, info, repository, license, which)
         api = hub.HfApi(endpoint=endpoint())
         with hub_errors(address):
             api.create_repo(repository, private=private or None, exist_ok=True)

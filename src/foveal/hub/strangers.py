@@ -92,6 +92,12 @@ def _config(path: Path, name: str) -> Config:
     except (ConfigError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).replace(f"{path}: ", "").split())[:300]
         raise CheckpointError(f"{name}: its config.yaml is not read: {reason}") from None
+    # Its network would be made of a stranger's description, or of whatever lies where its name leads.
+    if config.model.backbone.startswith("hf:"):
+        raise CheckpointError(
+            f"{name}: its backbone is one of transformers ({config.model.backbone[:100]}), which is not loaded from a "
+            "stranger; download the run with its folder backbone, look at both, and give the folder if you trust it"
+        )
     settings = flat_settings(config)
     for setting, most in _MOST.items():
         if settings[setting] > most:

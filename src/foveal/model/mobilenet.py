@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.model.backbone import Backbone, BatchNormMode, conv_norm, initialise
+from foveal.model.backbone import BatchNormMode, StagedBackbone, conv_norm, initialise
 
 # Expansion, channels, blocks and first stride of each row of the paper's table 2.
 _ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -61,7 +61,7 @@ class InvertedResidual(nn.Module):
         return y.add_(x) if self.shortcut else y
 
 
-class MobileNetV2(Backbone):
+class MobileNetV2(StagedBackbone):
     """MobileNetV2 at width 1 without its classifier."""
 
     channels = (24, 32, 96, 1280)
@@ -83,13 +83,10 @@ class MobileNetV2(Backbone):
         layers = list(self.features)
         return [layers[first:end] for first, end in _STAGES]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x, features = images, []
-        for stage in self.stages():
-            for layer in stage:
-                x = layer(x)
-            features.append(x)
-        return features[1:]
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        for layer in self.stages()[number - 1]:
+            x = layer(x)
+        return x
 
 
 class _ReLU6InPlace(torch.autograd.Function):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveal.model.backbone import Backbone, BatchNormMode, conv_norm, initialise
+from foveal.model.backbone import BatchNormMode, StagedBackbone, conv_norm, initialise
 
 
 class BasicBlock(nn.Module):
@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
         return F.relu_(y.add_(_shortcut(x, self.downsample)))
 
 
-class ResNet(Backbone):
+class ResNet(StagedBackbone):
     """A ResNet or ResNeXt without its classifier.
 
     blocks: how many of `block` layer1 .. layer4 hold. groups, base_width: 1, 64 for ResNet; 32, 4 for ResNeXt 32x4d.
@@ -98,14 +98,12 @@ class ResNet(Backbone):
     def stages(self) -> list[Sequence[nn.Module]]:
         return [(self.conv1, self.bn1)] + [(self.get_submodule(f"layer{number}"),) for number in (1, 2, 3, 4)]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.relu_(conv_norm(images, self.conv1, self.bn1))
-        x = F.max_pool2d(x, 3, 2, 1)
-        features = []
-        for (layer,) in self.stages()[1:]:
-            x = layer(x)
-            features.append(x)
-        return features
+    def stage(self, number: int, x: Tensor) -> Tensor:
+        if number == 1:
+            return F.relu_(conv_norm(x, self.conv1, self.bn1))
+        if number == 2:
+            x = F.max_pool2d(x, 3, 2, 1)
+        return self.get_submodule(f"layer{number - 1}")(x)
 
 
 def resnet(name: str, batch_norm: BatchNormMode = "trained", frozen_stages: int = 0) -> ResNet:

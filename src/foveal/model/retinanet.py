@@ -6,6 +6,7 @@ Letters: B images, A anchors per cell, K classes, L levels, H W pixels of the pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 
 from foveal.anchors import Anchors
 from foveal.config import Config, ModelConfig
+from foveal.model.backbone import IMAGE_MEAN as IMAGE_MEAN  # what importers and studies measure pixels by
+from foveal.model.backbone import IMAGE_STD as IMAGE_STD
 from foveal.model.backbone import Backbone
 from foveal.model.heads import Subnet, prior_bias
 from foveal.model.mobilenet import MobileNetV2
 from foveal.model.pyramid import Pyramid
 from foveal.model.resnet import resnet
+from foveal.model.transformers_backbone import TransformersBackbone
+from foveal.model.transformers_files import PREFIX, describe
 from foveal.model.weights import load_backbone
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,24 @@ class Outputs:
 
 
 class RetinaNet(nn.Module):
-    """Backbone, pyramid, class subnet, box subnet; the normalisation of the pictures is inside."""
+    """Backbone, pyramid, class subnet, box subnet; the normalisation of the pictures is inside.
+
+    kept_in: where a run keeps what its config does not say of the backbone; None asks for it by name.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ModelConfig, num_classes: int, anchors_per_cell: int):
+    def __init__(self, config: ModelConfig, num_classes: int, anchors_per_cell: int, kept_in: Path | None = None):
         super().__init__()
         self.channels_last = config.channels_last
-        self.backbone = _backbone(config)
+        self.backbone = _backbone(config, kept_in)
         self.pyramid = Pyramid(self.backbone.channels, config.level_numbers, config.pyramid_channels, config.p6_from)
         self.class_head = _subnet(config, anchors_per_cell * num_classes)
         self.box_head = _subnet(config, anchors_per_cell * 4)
         nn.init.constant_(cast(Tensor, self.class_head.predict.bias), prior_bias(config.prior))
-        self.register_buffer("mean", 255 * torch.tensor(IMAGE_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(IMAGE_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(self.backbone.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(self.backbone.pixel_std).view(3, 1, 1), persistent=False)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -63,20 +68,31 @@ class RetinaNet(nn.Module):
         )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(images - mean) / std by ImageNet's statistics, float32, in the model's memory layout."""
+        """(images - mean) / std by the backbone's statistics (ImageNet's), float32, in the model's memory layout."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return images.to(self.mean.dtype, memory_format=layout).sub(self.mean).div_(self.std)
 
 
-def build_model(config: Config, num_classes: int, pretrained: bool = True) -> RetinaNet:
-    """The network of a config; `pretrained` also loads the backbone's weights that `model.weights` names."""
-    model = RetinaNet(config.model, num_classes, Anchors.from_config(config).per_cell)
+def build_model(config: Config, num_classes: int, pretrained: bool = True, kept_in: Path | None = None) -> RetinaNet:
+    """The network of a config; `pretrained` also loads the backbone's weights that `model.weights` names.
+
+    kept_in: the folder `backbone` of a run whose network it is; without it a `hf:` backbone is asked for by name.
+    """
+    model = RetinaNet(config.model, num_classes, Anchors.from_config(config).per_cell, kept_in)
     if pretrained and config.model.weights != "none":
-        load_backbone(model.backbone, config.model.weights, config.model.backbone)
+        if isinstance(model.backbone, TransformersBackbone):
+            model.backbone.load_published()
+        else:
+            load_backbone(model.backbone, config.model.weights, config.model.backbone)
+    if config.train.recompute_backbone:
+        model.backbone.enable_recompute()
     return model
 
 
-def _backbone(config: ModelConfig) -> Backbone:
+def _backbone(config: ModelConfig, kept_in: Path | None) -> Backbone:
+    if config.backbone.startswith(PREFIX):
+        description = describe(config.backbone, kept_in)
+        return TransformersBackbone(description, config.batch_norm, config.frozen_stages, config.level_numbers[0])
     if config.backbone == "mobilenet_v2":
         return MobileNetV2(config.batch_norm, config.frozen_stages)
     return resnet(config.backbone, config.batch_norm, config.frozen_stages)

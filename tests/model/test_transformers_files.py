@@ -1,0 +1,163 @@
+"""What is read of transformers' files: configuration, pixels, weights, and a sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_transformers import folder_of
+from torch.testing import assert_close
+
+from foveal.config import Config, ModelConfig
+from foveal.errors import FovealError, UsageError, WeightsError
+from foveal.model.backbone import IMAGE_MEAN, IMAGE_STD
+from foveal.model.retinanet import RetinaNet, build_model
+from foveal.model.transformers_backbone import TransformersBackbone
+from foveal.model.transformers_files import Description, describe
+
+HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+SMALL: dict[str, Any] = {"weights": "none", "batch_norm": "trained", "pyramid_channels": 8, "head_channels": 8}
+
+
+def keep(description: Description, folder: Path) -> Path:
+    """As a run keeps it."""
+    folder.mkdir()
+    for stem, value in description.files().items():
+        (folder / f"{stem}.json").write_text(json.dumps(value))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pixels", "mean", "std"),
+    [
+        (None, IMAGE_MEAN, IMAGE_STD),
+        ({}, IMAGE_MEAN, IMAGE_STD),
+        (HALF, (0.5,) * 3, (0.5,) * 3),
+        ({**HALF, "rescale_factor": 1 / 127.5}, (0.25,) * 3, (0.25,) * 3),
+        ({"do_rescale": False, "image_mean": 127.5, "image_std": 51}, (0.5,) * 3, (0.2,) * 3),
+        ({"do_normalize": False}, (0.0,) * 3, (1.0,) * 3),
+    ],
+)
+def test_pixels_are_the_models_own_in_0_to_1(pixels, mean, std, tmp_path):
+    found = describe(folder_of("resnet", tmp_path, pixels)).pixels
+    assert (found.mean, found.std) == (pytest.approx(mean), pytest.approx(std))
+
+
+def test_pictures_are_normalised_by_the_backbones_pixels(tmp_path):
+    model = RetinaNet(ModelConfig(backbone=folder_of("resnet", tmp_path, HALF), **SMALL), 2, 9)
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    assert_close(model.normalise(images)[0, :, 0, 0], torch.tensor([-1, -0.6, 1]))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "swin", "dinov2"])
+def test_what_a_run_keeps_makes_the_same_network_without_the_model(kind, tmp_path):
+    name = folder_of(kind, tmp_path, HALF)
+    first = TransformersBackbone(describe(name), "trained", 0, 3)
+    kept = keep(first.described, tmp_path / "backbone")
+    shutil.rmtree(tmp_path / kind)
+    again = TransformersBackbone(describe(name, kept), "trained", 0, 3)
+    again.load_state_dict(first.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    assert_close(again.eval()(x), first.eval()(x), atol=0, rtol=0)
+    assert again.description() == first.description()
+    assert again.pixel_mean == pytest.approx((0.5,) * 3)
+    assert str(tmp_path) not in (kept / "config.json").read_text()
+
+
+def test_published_weights_are_loaded_but_for_norms_that_only_feature_maps_have(tmp_path):
+    import transformers
+
+    name = folder_of("swin", tmp_path, weights=True)
+    backbone = TransformersBackbone(describe(name), "trained", 0, 3)
+    backbone.load_published()
+    published = transformers.AutoModel.from_pretrained(tmp_path / "swin").state_dict()
+    state = {key.removeprefix("swin."): value for key, value in backbone.model.state_dict().items()}
+    assert set(state) - set(published) == {
+        f"hidden_states_norms.stage{n}.{kind}" for n in (2, 3, 4) for kind in ("weight", "bias")
+    }
+    assert all(torch.equal(state[key], value) for key, value in published.items() if key in state)
+
+
+def test_build_model_takes_the_published_weights_or_none(tmp_path):
+    name = folder_of("resnet", tmp_path, weights=True)
+    settings = {"model": {"backbone": name, "pyramid_channels": 8, "head_channels": 8}}
+    models = [build_model(Config().with_changes(settings), 2) for _ in range(2)]
+    key = "embedder.embedder.convolution.weight"
+    assert torch.equal(*(m.backbone.model.state_dict()[key] for m in models))
+    settings["model"] |= {"weights": "none", "batch_norm": "trained"}
+    random = build_model(Config().with_changes(settings), 2)
+    assert not torch.equal(random.backbone.model.state_dict()[key], models[0].backbone.model.state_dict()[key])
+
+
+def test_half_precision_files_become_float32(tmp_path):
+    name = folder_of("resnet", tmp_path, dtype="float16")
+    assert {p.dtype for p in TransformersBackbone(describe(name), "trained", 0, 3).parameters()} == {torch.float32}
+
+
+def refused(name: str, kind: type[FovealError] = WeightsError, kept_in: Path | None = None) -> str:
+    with pytest.raises(kind) as caught:
+        describe(name, kept_in)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_without_transformers_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install transformers" in refused("hf:microsoft/resnet-50", UsageError)
+
+
+def test_a_model_without_feature_maps_is_refused(tmp_path):
+    assert "transformers has no backbone for a 'bert' model" in refused(folder_of("bert", tmp_path))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    said = refused("hf:nobody/no-such-model-anywhere")
+    assert "hub cannot be reached" in said
+    assert "hf:FOLDER" in said
+
+
+@pytest.mark.parametrize("name", ["hf:/nonexistent/folder", "hf:./nowhere", "hf:a/b/c", "hf:~/no-such-folder"])
+def test_a_folder_that_is_not_there_is_not_asked_for_on_the_hub(name):
+    assert f"{name}: there is no such folder" in refused(name)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "config.json"),
+        ("{", "config.json"),
+        ('{"model_type": "no-such-kind"}', "no-such-kind"),
+        ('{"model_type": "x", "auto_map": {"AutoConfig": "code.Config"}}', "needs code of its own repository"),
+    ],
+)
+def test_a_folder_that_holds_no_model_is_refused(config, words, tmp_path):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    (tmp_path / "code.py").write_text("raise SystemExit('a stranger ran')")
+    assert words in refused(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("pixels", [{"image_std": [0, 1, 1]}, {"rescale_factor": 0}, {"image_mean": "grey"}])
+def test_pixels_that_cannot_be_are_refused(pixels, tmp_path):
+    assert "model.backbone hf:" in refused(folder_of("resnet", tmp_path, pixels))
+
+
+def test_a_run_that_lost_its_description_says_so_and_asks_nobody(tmp_path):
+    name = folder_of("resnet", tmp_path)
+    assert "is gone; restore it" in refused(name, kept_in=tmp_path / "run" / "backbone")
+
+
+def test_weights_that_are_not_there_or_of_another_model_are_refused(tmp_path):
+    backbone = TransformersBackbone(describe(folder_of("resnet", tmp_path)), "trained", 0, 3)
+    with pytest.raises(WeightsError, match=r"model.weights imagenet: hf:.*resnet"):
+        backbone.load_published()
+    folder_of("convnext", tmp_path, weights=True)
+    shutil.copy(tmp_path / "convnext" / "model.safetensors", tmp_path / "resnet")
+    with pytest.raises(WeightsError, match=r"are not those of its config\.json"):
+        backbone.load_published()
