@@ -16,6 +16,7 @@ from foveal.config import AssignmentConfig, Config, LossConfig
 from foveal.detections import Batch, Objects
 from foveal.losses.boxes import box_loss
 from foveal.losses.classification import classification_loss
+from foveal.losses.fused import has_fast_path
 from foveal.losses.mining import keep_mask
 from foveal.losses.total import LossSums, anchor_losses, detector_loss, per_level_terms
 from foveal.matching import Match, match
@@ -113,6 +114,30 @@ def test_it_is_the_sum_over_dense_targets_with_ignored_anchors_left_out(
     found = torch.autograd.grad((sums.classification + sums.box).sum(), leaves)
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every second column"])
+def test_the_fast_sums_are_the_plain_ones_per_level(layout: str, settings: dict[str, object]) -> None:
+    config = LossConfig(**settings)
+    of = case(OBJECTS, Objects.empty(), ONE, channels_last=layout == "channels_last")
+    if layout == "every second column":  # no convolution leaves this, and no fast path takes it
+        wide = [torch.randn(*x.shape[:3], 2 * x.shape[3]).requires_grad_() for x in of.logits]
+        leaves, of.logits = wide, [x[..., ::2] for x in wide]
+        assert not has_fast_path(of.logits[0].flatten(2).unflatten(1, (9, K)))
+    else:
+        leaves = of.logits
+        assert all(has_fast_path(x.flatten(2).unflatten(1, (9, K))) for x in of.logits)
+    fast = of.sums(config).classification
+    terms = per_level_terms(of.logits, of.deltas, PAPER, of.match, of.batch, config)
+    plain = torch.stack([sums for _, name, sums in terms if name == "classification"]).sum(0)
+    assert_close(fast.double(), plain, rtol=1e-6, atol=0)
+
+    # As `normalised` weighs images: each by its own count.
+    upstream = 1 / of.sums(config).counted.clamp(min=1)
+    expected = torch.autograd.grad(plain, leaves, upstream.double())
+    for one, other in zip(torch.autograd.grad(fast, leaves, upstream), expected, strict=True):
+        assert_close(one, other, rtol=4e-6, atol=1e-10)
 
 
 MINING = [

@@ -5,6 +5,9 @@ the logits as if every anchor were background, except that an anchor which is no
 is exactly 0; positives are then added from their own few logits. Outputs stay per level as the convolution left them.
 Only mining, which compares anchors of all levels, puts their losses (not their logits) side by side.
 
+Sums alone come from the fast path (`losses/fused.py`) where there is one; whoever asks for levels or anchors gets the
+plain path, which is written here.
+
 Letters: B images, N anchors of an image, A anchors per cell, K classes, L levels, H W cells of a level, P positive
 anchors, I ignored ones.
 """
@@ -23,11 +26,9 @@ from foveal.config import LossConfig
 from foveal.detections import Batch
 from foveal.losses.boxes import box_loss
 from foveal.losses.classification import ClassificationLoss, classification_loss
+from foveal.losses.fused import SURELY_BACKGROUND, Places, fused_sums, has_fast_path
 from foveal.losses.mining import keep_mask
 from foveal.matching import Match
-
-_SURELY_BACKGROUND = -1e4
-"""A logit with a background loss and a gradient of exactly 0 in float32, whatever the loss."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def detector_loss(
     levels = list(_levels(logits, deltas, anchors, match, batch))
     if config.mining != "all":
         return _mined(levels, loss, anchors, match, batch, config)
-    classification_B = torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
+    classification_B = _class_sums(levels, loss, config)
     box_B = torch.stack([_box_sums(level, config) for level in levels]).sum(0)
     positives_B = match.positives_per_image().float()
     return LossSums(classification_B.float(), box_B.float(), positives_B, positives_B)
@@ -107,15 +108,6 @@ def per_level_terms(
 
 
 @dataclass(frozen=True)
-class _Places:
-    """Anchors of one level by where the head's output speaks of them: three [P] int64 indices."""
-
-    image: Tensor
-    anchor: Tensor
-    cell: Tensor
-
-
-@dataclass(frozen=True)
 class _Level:
     """What one level's losses need.
 
@@ -126,8 +118,8 @@ class _Level:
 
     logits: Tensor
     deltas: Tensor
-    positive: _Places
-    ignored: _Places
+    positive: Places
+    ignored: Places
     labels: Tensor
     boxes: Tensor
     anchors: Tensor
@@ -158,12 +150,21 @@ def _levels(
         first += count
 
 
+def _class_sums(levels: Sequence[_Level], loss: ClassificationLoss, config: LossConfig) -> Tensor:
+    """[B] float64."""
+    if all(has_fast_path(level.logits) for level in levels):
+        targets_PK = torch.cat([_targets(level, config) for level in levels])
+        positive, ignored = [level.positive for level in levels], [level.ignored for level in levels]
+        return fused_sums([level.logits for level in levels], loss, positive, ignored, targets_PK)
+    return torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
+
+
 def _by_anchor_loss(level: _Level, loss: ClassificationLoss, config: LossConfig) -> Tensor:
     """[B, A, H*W] float32: class loss of each anchor, summed over the classes; 0 where ignored."""
     at, ignored = level.positive, level.ignored
     own_PK = level.logits[at.image, at.anchor, :, at.cell]
     elsewhere = level.logits.permute(0, 1, 3, 2)
-    fill = elsewhere.new_full((), _SURELY_BACKGROUND)
+    fill = elsewhere.new_full((), SURELY_BACKGROUND)
     elsewhere = elsewhere.index_put((ignored.image, ignored.anchor, ignored.cell), fill)
     elsewhere.index_put_((at.image, at.anchor, at.cell), fill)
     background = loss(elsewhere, 0.0).sum(3)
@@ -256,6 +257,6 @@ def _within(match: Match, first: int, count: int) -> Tensor:
     return match.ignored[(anchor >= first) & (anchor < first + count)]
 
 
-def _places(flat: Tensor, num_anchors: int, first: int, per_cell: int) -> _Places:
+def _places(flat: Tensor, num_anchors: int, first: int, per_cell: int) -> Places:
     local = flat % num_anchors - first
-    return _Places(image=flat // num_anchors, anchor=local % per_cell, cell=local // per_cell)
+    return Places(image=flat // num_anchors, anchor=local % per_cell, cell=local // per_cell)
