@@ -28,7 +28,7 @@ ENGLISH, KOREAN = (ROOT / name for name in ("README.md", "README.ko.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`([^`\n]+)`")
-SUFFIXES = {"py", "json", "csv", "yaml"}
+SUFFIXES = {"py", "json", "csv", "yaml", "onnx", "xml", "bin", "pt2"}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
@@ -144,6 +144,7 @@ def test_the_readme_shows_every_command_and_the_help_too():
 def test_every_flag_in_a_document_exists(document):
     fields = [f.name for command in COMMANDS.values() for f in dataclasses.fields(command)]
     known = {"--" + name.replace("_", "-") for name in [*fields, *field_names()]}
+    known |= {"--no-resize", "--no-nms"}  # how a flag that is on by itself is turned off
     known |= {"--help", "--minutes", "--skip-bad"}
     known.add("--nproc-per-node")  # torchrun's
     known.add("--from")  # a word of Python's, so no field can be called so

@@ -22,4 +22,5 @@ def test_the_plain_loop_is_short_enough_to_read():
 
 
 def test_every_example_is_run_here():
-    assert [path.name for path in EXAMPLES.glob("*.py")] == ["plain_loop.py"]
+    elsewhere = {"onnx_alone.py"}  # needs an exported file: tests/export/test_exporting.py
+    assert {path.name for path in EXAMPLES.glob("*.py")} - elsewhere == {"plain_loop.py"}

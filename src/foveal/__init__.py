@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from foveal.engine.predict import Detector, load
     from foveal.engine.train import train
     from foveal.errors import FovealError
+    from foveal.export.exporting import export_run
     from foveal.hub.pushing import push
     from foveal.importers.importing import import_run
+    from foveal.runtime.exported import open_detector
 
 __version__ = "0.1.0"
 
@@ -43,12 +45,14 @@ _HOMES = {
     "Objects": "foveal.detections",
     "bootstrap": "foveal.analysis.bootstrapping",
     "evaluate": "foveal.engine.evaluate",
+    "export_run": "foveal.export.exporting",
     "import_run": "foveal.importers.importing",
     "inspect": "foveal.engine.inspect",
     "load": "foveal.engine.predict",
     "load_config": "foveal.config",
     "loss_distribution": "foveal.analysis.loss_distribution",
     "mine": "foveal.analysis.hard_examples",
+    "open_detector": "foveal.runtime.exported",
     "preset": "foveal.config",
     "push": "foveal.hub.pushing",
     "read_data": "foveal.data.detect",
@@ -66,12 +70,14 @@ __all__ = [
     "Objects",
     "bootstrap",
     "evaluate",
+    "export_run",
     "import_run",
     "inspect",
     "load",
     "load_config",
     "loss_distribution",
     "mine",
+    "open_detector",
     "preset",
     "push",
     "read_data",

@@ -34,6 +34,8 @@ usage: foveal COMMAND ...        foveal COMMAND --help tells all of a command's 
   bootstrap  label more pictures with a run, and train on both
   import     a run from another project's RetinaNet checkpoint
   push       put a run onto the Hugging Face hub
+  export     a file of a run that runs without Foveal: ONNX, OpenVINO
+  benchmark  how fast a run is on this machine, with each engine
 
   foveal train data/cells --preset light --out runs/cells
   foveal evaluate runs/cells data/cells --split test

@@ -18,6 +18,7 @@ from foveal.errors import UsageError
 
 Preset = Literal["light", "paper"]
 Settings = Annotated[Config, arg(name="")]
+EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 
 @dataclass
@@ -119,7 +120,7 @@ class Evaluate:
     """
 
     run_folder: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
-    """Run folder of `foveal train`."""
+    """Run folder of `foveal train`, or a file of `foveal export`."""
     data: Annotated[Positional[Path | None], arg(metavar="DATA")] = None
     """Folder of pictures and labels, or a label file."""
     split: str = "test"
@@ -140,9 +141,13 @@ class Evaluate:
     """Label format of DATA; `auto` looks at the folder."""
     skip_bad: bool = False
     """Leave out pictures that cannot be read, and say how many, instead of stopping."""
+    engine: EngineChoice = "auto"
+    """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
 
     def run(self) -> int:
-        from foveal.engine.evaluate import evaluate, evaluate_files
+        from foveal.engine.evaluate import evaluate_detector, evaluate_files
+        from foveal.engine.scoring import check_metric
+        from foveal.runtime.exported import open_detector
 
         if (self.results is None) != (self.annotations is None):
             raise UsageError("--results and --annotations go together: give both files")
@@ -151,14 +156,16 @@ class Evaluate:
         elif self.run_folder is None or self.data is None:
             raise UsageError("give RUN and DATA, or --results and --annotations; see foveal evaluate --help")
         else:
+            check_metric(self.metric, self.plus_one)
+            info, detector = open_detector(self.run_folder, self.engine, self.checkpoint)
             with _bar("evaluating") as progress:
-                found = evaluate(
-                    self.run_folder,
+                found = evaluate_detector(
+                    info,
+                    detector,
                     self.data,
                     split=self.split,
                     metric=self.metric,
                     plus_one=self.plus_one,
-                    which=self.checkpoint,
                     format=self.format,
                     skip_bad=self.skip_bad,
                     progress=progress,
@@ -176,7 +183,7 @@ class Predict:
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder of `foveal train`."""
+    """Run folder of `foveal train`, or a file of `foveal export`."""
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUTS")]
     """Pictures, folders, globs, videos, or - for a list of paths on standard input."""
     out: Path
@@ -195,14 +202,17 @@ class Predict:
     """Pictures at a time."""
     max_pixels: int | None = None
     """Pass over pictures with more pixels; default: the run's data.max_pixels."""
+    engine: EngineChoice = "auto"
+    """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
 
     def run(self) -> int:
         from foveal.engine.files import predict_files
-        from foveal.engine.predict import load
+        from foveal.runtime.exported import open_detector
 
+        _, detector = open_detector(self.run_folder, self.engine)
         with _bar("predicting") as progress:
             summary = predict_files(
-                load(self.run_folder),
+                detector,
                 self.inputs,
                 self.out,
                 format=self.format,
@@ -403,6 +413,78 @@ class Push:
         return 0
 
 
+@dataclass
+class Export:
+    """Write a run as a file that runs without Foveal: from the pixels of a picture to boxes.
+
+    The file is compared with PyTorch on real pictures, and is not left there if it finds anything else (exit code 1).
+    Use it with `foveal predict FILE`, or on its own: examples/onnx_alone.py does so in thirty lines. It needs
+    pip install 'foveal[onnx]', or 'foveal[openvino]'; docs/export.md tells what goes in and comes out.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train` or `foveal import`."""
+    format: Literal["onnx", "openvino", "torch"] = "onnx"
+    """ONNX, for ONNX Runtime and most others; OpenVINO, for Intel's; torch.export's program of the network alone."""
+    out: Path | None = None
+    """File to write; default: model.onnx, model.xml or model.pt2 in RUN."""
+    resize: bool = True
+    """The file takes pictures of any size and resizes them as training did; without, the caller does it."""
+    nms: bool = True
+    """The file gives boxes, scores and labels; without, what the network's last layers give for every anchor."""
+    pictures: tuple[Path, ...] = ()
+    """Pictures to compare on; default: eight of the data that RUN was trained on."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which weights of the run."""
+
+    def run(self) -> int:
+        from foveal.export.exporting import export_run
+
+        exported = export_run(
+            self.run_folder,
+            self.format,
+            self.out,
+            resize=self.resize,
+            nms=self.nms,
+            pictures=self.pictures,
+            which=self.checkpoint,
+        )
+        print(exported)
+        if self.format != "torch":
+            print(f"next: foveal predict {exported.path} PICTURES --out found", file=sys.stderr)
+        return 0
+
+
+@dataclass
+class Benchmark:
+    """Measure a run on this machine: milliseconds for a picture, pictures per second, and memory, for each engine.
+
+    Each engine runs alone in a process of its own, on the CPU, from resized pixels to boxes.
+    """
+
+    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Run folder of `foveal train` or `foveal import`."""
+    engines: tuple[Literal["torch", "onnxruntime", "openvino"], ...] = ("torch", "onnxruntime", "openvino")
+    """What to measure; engines that are not installed are left out, and it is said."""
+    sizes: tuple[int, ...] = ()
+    """Shorter sides of the picture in pixels; default: the run's data.size."""
+    batch_size: int = 1
+    """Pictures at a time."""
+    seconds: float = 5.0
+    """Time for each row of the table."""
+    picture: Path | None = None
+    """Picture to look at; default: one of the data that RUN was trained on, else an embedded one."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> int:
+        from foveal.export.benchmarking import as_text, benchmark
+
+        rows = benchmark(self.run_folder, self.engines, self.sizes, self.batch_size, self.seconds, self.picture)
+        print(json.dumps([row.as_dict() for row in rows], indent=1) if self.json else as_text(rows))
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "inspect": Inspect,
@@ -414,6 +496,8 @@ COMMANDS: dict[str, type] = {
     "bootstrap": Bootstrap,
     "import": Import,
     "push": Push,
+    "export": Export,
+    "benchmark": Benchmark,
 }
 
 

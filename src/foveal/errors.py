@@ -7,6 +7,7 @@
     ├── ImageError              one picture cannot be read
     ├── WeightsError            a weight file is missing, damaged or of another architecture
     ├── CheckpointError         a run folder cannot be continued or loaded
+    ├── ExportError             a file could not be made, or would not find what PyTorch finds
     ├── HubError                the Hugging Face hub cannot be reached, or has not what was asked for, or refuses it
     ├── TrainingError           training stopped: a loss that is not finite, too little memory
     └── Interrupted             training was asked to stop, saved and can go on; exit code 130
@@ -57,6 +58,10 @@ class WeightsError(FovealError):
 
 class CheckpointError(FovealError):
     """A run folder cannot be continued or loaded."""
+
+
+class ExportError(FovealError):
+    """An exported file could not be made, or would not find what PyTorch finds; none is left."""
 
 
 class HubError(FovealError):

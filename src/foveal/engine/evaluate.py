@@ -18,10 +18,10 @@ from foveal.config import InferenceConfig
 from foveal.data.detect import read_data
 from foveal.data.table import Table
 from foveal.detections import DetectionTable
-from foveal.engine.checkpoint import Which, read_run
+from foveal.engine.checkpoint import RunInfo, Which, read_run
 from foveal.engine.evaluation import Evaluation
 from foveal.engine.metrics import Found, Truth
-from foveal.engine.predict import detect_table, load
+from foveal.engine.predict import Detector, detect_table, load
 from foveal.engine.scored_files import read_annotations, read_results
 from foveal.engine.scoring import Metric, check_metric, score
 from foveal.engine.usable import usable
@@ -53,6 +53,37 @@ def evaluate(
     """
     check_metric(metric, plus_one)
     info = read_run(run)
+    return evaluate_detector(
+        info,
+        load(info.path, device, which),
+        data,
+        split,
+        threshold=threshold,
+        metric=metric,
+        plus_one=plus_one,
+        format=format,
+        skip_bad=skip_bad,
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def evaluate_detector(
+    info: RunInfo,
+    detector: Detector,
+    data: str | PathLike[str] | Table,
+    split: str = "test",
+    *,
+    threshold: float | None = None,
+    metric: Metric = "coco",
+    plus_one: bool = False,
+    format: str = "auto",
+    skip_bad: bool = False,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """As `evaluate`, with the run's detector behind any engine."""
+    check_metric(metric, plus_one)
     table = data if isinstance(data, Table) else read_data(Path(data), split, format)
     classes, notes = _classes_by_name(info.class_names, table)
     faults = sum(problem.fatal for problem in table.problems)
@@ -62,7 +93,6 @@ def evaluate(
         skipped: list[str] = []
         table = usable(table, info.config.with_changes({"data.skip_bad": True}), skipped.append)
         notes += tuple(skipped)
-    detector = load(info.path, device, which)
     found = detect_table(detector, table, batch_size, info.config.data.workers, progress)
     labels = classes[found.labels]
     found = replace(found, labels=labels)[labels >= 0]

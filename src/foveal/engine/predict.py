@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from foveal.data.arrays import to_array
 from foveal.data.images import padded_shape, resize, target_size
 from foveal.data.loader import eval_batches
 from foveal.data.table import Table
-from foveal.decoding import decode
+from foveal.decoding import Found, decode
 from foveal.detections import Batch, Detections, DetectionTable, Objects
 from foveal.engine.checkpoint import Which, read_run, run_weights
 from foveal.errors import CheckpointError, UsageError
@@ -41,22 +41,63 @@ class Prepared:
     original_size: tuple[int, int]
 
 
+class Engine(Protocol):
+    """What runs the network: PyTorch (`TorchEngine`), or one of `runtime/`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def find(self, batch: Batch, min_score: float) -> list[Found]:
+        """What is in each picture of a batch, in pixels of the batch, scores from `min_score`, best first."""
+        ...
+
+
+class TorchEngine:
+    """The network in PyTorch.
+
+    The model is left in the mode it was found in, and no random number is drawn.
+    """
+
+    def __init__(self, model: nn.Module, config: Config):
+        self.model = model
+        self.config = config
+        self.anchors = Anchors.from_config(config)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def find(self, batch: Batch, min_score: float) -> list[Found]:
+        # no_grad rather than inference_mode: the caller may change the boxes in place, or cache what training uses.
+        with _evaluating(self.model), torch.no_grad():
+            outputs = self.model(batch.images.to(self.device))
+            return decode(
+                outputs,
+                self.anchors,
+                (int(batch.images.shape[-2]), int(batch.images.shape[-1])),
+                batch.sizes.to(self.device),
+                self.config.inference,
+                min_score,
+                padding_answers=self.config.assignment.padding == "background",
+            )
+
+
 class Detector:
     """Finds objects: `detector(picture)` or `detector([picture, ...])`.
 
-    `threshold` is the score from which detections are shown when the caller does not say; where the run has none,
-    `inference.show_threshold` stands in.
+    `engine` runs the network; a module is run by PyTorch. `threshold` is the score from which detections are shown when
+    the caller does not say; where the run has none, `inference.show_threshold` stands in.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        engine: nn.Module | Engine,
         config: Config,
         class_names: Sequence[str],
         threshold: float | None = None,
         category_ids: Sequence[int] | None = None,
     ):
-        self.model = model
+        self.engine: Engine = TorchEngine(engine, config) if isinstance(engine, nn.Module) else engine
         self.config = config
         self.class_names = tuple(class_names)
         self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
@@ -65,7 +106,14 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.engine.device
+
+    @property
+    def model(self) -> nn.Module:
+        """The network itself, for those who look inside; UsageError where another engine than PyTorch runs it."""
+        if not isinstance(self.engine, TorchEngine):
+            raise UsageError(f"{self!r}: only PyTorch shows what is inside a network; load the run itself")
+        return self.engine.model
 
     @overload
     def __call__(
@@ -125,28 +173,12 @@ class Detector:
         return self.predict_batch(batch, min_score)
 
     def predict_batch(self, batch: Batch, min_score: float | None = None) -> list[Detections]:
-        """Detections of each picture of a batch, on the CPU, in pixels of `batch.original_sizes`.
-
-        The model is left in the mode it was found in, and no random number is drawn.
-        """
-        min_score = self.lowest_score(min_score)
-        # no_grad rather than inference_mode: the caller may change the boxes in place, or cache what training uses.
-        with _evaluating(self.model), torch.no_grad():
-            outputs = self.model(batch.images.to(self.device))
-            shape = int(batch.images.shape[-2]), int(batch.images.shape[-1])
-            decoded = decode(
-                outputs,
-                self.anchors,
-                shape,
-                batch.sizes.to(self.device),
-                self.config.inference,
-                min_score,
-                padding_answers=self.config.assignment.padding == "background",
-            )
+        """Detections of each picture of a batch, on the CPU, in pixels of `batch.original_sizes`."""
+        found = self.engine.find(batch, self.lowest_score(min_score))
         sizes, originals = batch.sizes.tolist(), batch.original_sizes.tolist()
         return [
             Detections(_to_original(boxes.cpu(), size, original), scores.cpu(), labels.cpu(), self.class_names)
-            for (boxes, scores, labels), size, original in zip(decoded, sizes, originals, strict=True)
+            for (boxes, scores, labels), size, original in zip(found, sizes, originals, strict=True)
         ]
 
     def _finish(self, group: list[tuple[int, Prepared]], found: list[Detections], min_score: float | None) -> None:

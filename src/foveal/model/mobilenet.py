@@ -35,9 +35,9 @@ class ConvNormReLU6(nn.Sequential):
 
 def relu6_(x: Tensor) -> Tensor:
     """min(max(x, 0), 6) in the memory of `x`, which nothing else may need; no gradient at 0 and 6 themselves."""
-    if torch.compiler.is_compiling():
-        return F.relu6(x, inplace=True)
-    return _ReLU6InPlace.apply(x) if x.requires_grad else x.clamp_(0, 6)
+    if not x.requires_grad:
+        return x.clamp_(0, 6)
+    return F.relu6(x, inplace=True) if torch.compiler.is_compiling() else _ReLU6InPlace.apply(x)
 
 
 class InvertedResidual(nn.Module):

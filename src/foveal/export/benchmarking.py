@@ -1,0 +1,236 @@
+"""How fast a run is on this machine with each engine, and how much memory it takes: `foveal benchmark`.
+
+Every number is of a process of its own, so that no engine profits from another's warmth or pays for its memory.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+
+from foveal.data.arrays import to_array
+from foveal.data.scenes import draw_scene
+from foveal.engine.checkpoint import RunInfo, read_run
+from foveal.engine.predict import Detector, Prepared, load
+from foveal.errors import UsageError
+from foveal.export.exporting import pictures_of
+from foveal.export.formats import OnnxFile, need
+from foveal.model.retinanet import RetinaNet
+from foveal.runtime.description import Description
+from foveal.runtime.exported import detector_of
+from foveal.runtime.sessions import EngineName, open_session
+
+Engine = Literal["torch"] | EngineName
+MIN_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine at one size. ms: for one picture, the median of `runs`; ms_spread: first and third quartile.
+
+    shape: (height, width) that the network sees. memory_mb: by how much the process grew at most, from before the
+    detector was opened. ratio: how many times as fast as PyTorch, None without it. missing: why nothing was measured.
+    """
+
+    engine: str
+    size: int
+    shape: tuple[int, int] = (0, 0)
+    batch_size: int = 1
+    ms: float = math.nan
+    ms_spread: tuple[float, float] = (math.nan, math.nan)
+    images_per_second: float = math.nan
+    memory_mb: float = math.nan
+    detections: int = 0
+    runs: int = 0
+    ratio: float | None = None
+    missing: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def benchmark(
+    run: str | os.PathLike[str],
+    engines: Sequence[Engine] = ("torch", "onnxruntime", "openvino"),
+    sizes: Sequence[int] = (),
+    batch_size: int = 1,
+    seconds: float = 5.0,
+    picture: str | os.PathLike[str] | None = None,
+) -> list[Row]:
+    """Times each engine at each size, one after the other, from resized pixels to boxes, on the CPU."""
+    info = read_run(run)
+    sizes = tuple(sizes) or (info.config.data.size,)
+    if batch_size < 1 or min(sizes) < 32:
+        raise UsageError(f"sizes {sizes}, batch size {batch_size}: give sizes from 32 and at least one picture")
+    image = _picture(info, picture)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="foveal-benchmark-") as folder:
+        file = Path(folder) / "model.onnx"
+        absent = {engine: _why_missing(engine) for engine in engines}
+        if any(engine != "torch" and not absent[engine] for engine in engines):
+            _write_onnx(info, file)
+        for size in sizes:
+            for engine in engines:
+                if absent[engine]:
+                    rows.append(Row(engine, size, missing=absent[engine]))
+                    continue
+                path = info.path if engine == "torch" else file
+                rows.append(_alone(_Job(str(path), engine, size, batch_size, seconds, image)))
+    return [_with_ratio(row, rows) for row in rows]
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The rows as a table for people."""
+    head = [
+        "engine",
+        "size",
+        "network sees",
+        "pictures",
+        "ms / picture",
+        "quartiles",
+        "pictures / s",
+        "MB",
+        "x PyTorch",
+    ]
+    lines = [head]
+    for row in rows:
+        if row.missing:
+            lines.append([row.engine, str(row.size), row.missing])
+            continue
+        low, high = row.ms_spread
+        lines.append(
+            [
+                row.engine,
+                str(row.size),
+                f"{row.shape[0]} x {row.shape[1]}",
+                str(row.batch_size),
+                f"{row.ms:.1f}",
+                f"{low:.1f} - {high:.1f}",
+                f"{row.images_per_second:.2f}",
+                f"{row.memory_mb:.0f}",
+                "" if row.ratio is None else f"{row.ratio:.2f}",
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines if len(line) == len(head)) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() for line in lines
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: str
+    engine: Engine
+    size: int
+    batch_size: int
+    seconds: float
+    image: np.ndarray
+
+
+def _alone(job: _Job) -> Row:
+    """Measures in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(measure, job).result()
+
+
+def measure(job: _Job) -> Row:
+    """Times one engine at one size, here."""
+    before = psutil.Process().memory_info().rss
+    detector = _opened(job)
+    prepared = detector.prepare(job.image)
+    pictures = [prepared] * job.batch_size
+    score = detector.config.inference.score_threshold
+    found = detector.predict_prepared(pictures, score)  # the first run also plans and allocates
+    taken = _times(detector, pictures, score, job.seconds)
+    ms = [1000 * second / job.batch_size for second in taken]
+    quartiles = statistics.quantiles(ms, n=4)
+    return Row(
+        engine=job.engine,
+        size=job.size,
+        shape=prepared.shape,
+        batch_size=job.batch_size,
+        ms=statistics.median(ms),
+        ms_spread=(quartiles[0], quartiles[2]),
+        images_per_second=1000 / statistics.median(ms),
+        memory_mb=(_peak_bytes() - before) / 2**20,
+        detections=len(found[0]),
+        runs=len(ms),
+    )
+
+
+def _opened(job: _Job) -> Detector:
+    """The run's detector with pictures of another size than its own."""
+    changes = {"data.size": job.size, "data.max_size": 0}
+    if job.engine == "torch":
+        detector = load(job.path, "cpu")
+        return Detector(detector.model, detector.config.with_changes(changes), detector.class_names)
+    session = open_session(Path(job.path), job.engine)
+    told = Description.of_metadata(session.metadata, Path(job.path))
+    return detector_of(session, replace(told, config=told.config.with_changes(changes)))
+
+
+def _times(detector: Detector, pictures: list[Prepared], score: float, seconds: float) -> list[float]:
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < MIN_RUNS or time.perf_counter() < end:
+        start = time.perf_counter()
+        detector.predict_prepared(pictures, score)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def _write_onnx(info: RunInfo, file: Path) -> None:
+    """The run's file for any size, unchecked: it is timed and thrown away."""
+    network = load(info.path, "cpu").model
+    assert isinstance(network, RetinaNet)
+    told = Description(
+        info.config, info.class_names, info.category_ids, info.threshold, resize=False, nms=True, weights=""
+    )
+    OnnxFile(network, told).write(file, told.as_metadata())
+
+
+def _picture(info: RunInfo, picture: str | os.PathLike[str] | None) -> np.ndarray:
+    if picture is not None:
+        return to_array(picture, info.config.data.max_pixels)
+    try:
+        return to_array(pictures_of(info)[0], info.config.data.max_pixels)
+    except UsageError:
+        return draw_scene("test", 0, 640).image
+
+
+def _why_missing(engine: Engine) -> str:
+    if engine == "torch":
+        return ""
+    try:
+        need("onnx")
+        if engine == "openvino":
+            need("openvino")
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _with_ratio(row: Row, rows: Sequence[Row]) -> Row:
+    torch_ms = [other.ms for other in rows if other.engine == "torch" and other.size == row.size and not other.missing]
+    return replace(row, ratio=torch_ms[0] / row.ms) if torch_ms and not row.missing else row
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held; where the system does not tell, what it holds now."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))

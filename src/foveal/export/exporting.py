@@ -1,0 +1,193 @@
+"""From a run to a file that runs without Foveal, held against PyTorch before it is left anywhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from foveal.boxes import clip
+from foveal.data.arrays import to_array
+from foveal.data.detect import read_data, splits_of
+from foveal.data.images import target_size
+from foveal.data.table import Table
+from foveal.detections import Detections
+from foveal.engine.checkpoint import RunInfo, Which, read_json, read_run
+from foveal.engine.predict import Detector, load
+from foveal.errors import DataError, ExportError, UsageError
+from foveal.export.agreement import Agreement, agreement
+from foveal.export.formats import OnnxFile, OpenVinoFile, ProgramFile, ProgramSession, need
+from foveal.model.retinanet import RetinaNet
+from foveal.runtime.description import Description, fingerprint
+from foveal.runtime.exported import FILES, ExportedEngine, detector_of, weights_file
+from foveal.runtime.sessions import Session, open_session
+
+Format = Literal["onnx", "openvino", "torch"]
+CHECKED_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file. checks: `network`, with pictures resized by us; `pixels`, with pictures resized by the file."""
+
+    path: Path
+    checks: dict[str, Agreement]
+    description: Description
+
+    def __str__(self) -> str:
+        megabytes = sum(file.stat().st_size for file in _files_of(self.path)) / 1e6
+        compared = {"network": "against PyTorch", "pixels": "with its own resize"}
+        lines = [f"{compared[name]}: {check}" for name, check in self.checks.items()]
+        return "\n".join([*lines, f"{self.path}: written, {megabytes:.1f} MB"])
+
+
+class _File(Protocol):
+    def write(self, path: Path, metadata: dict[str, str]) -> None: ...
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    format: Format = "onnx",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    resize: bool = True,
+    nms: bool = True,
+    pictures: Sequence[Any] = (),
+    which: Which = "best",
+) -> Exported:
+    """Writes a run's detector as one file (OpenVINO: two) that agrees with PyTorch's, or raises ExportError.
+
+    out: default model.onnx, model.xml or model.pt2 in the run's folder. resize: pictures of any size are resized and
+    padded inside; nms: boxes come out, not the network's outputs; `torch` has the network alone. pictures: what to
+    compare on, default eight of the run's data; something must be found in them.
+    """
+    info = read_run(run)
+    target = _target(info, format, out)
+    for extra in {"onnx": ["onnx"], "openvino": ["onnx", "openvino"], "torch": []}[format]:
+        need(extra)
+    detector = load(info.path, "cpu", which)
+    images = [to_array(picture, info.config.data.max_pixels) for picture in pictures or pictures_of(info)]
+    expected = detector(images, min_score=info.config.inference.score_threshold)
+    if not any(len(found) for found in expected):
+        raise ExportError(
+            f"the run finds nothing in the {len(images)} pictures to compare on, so nothing could be compared; give "
+            "pictures that show its objects with --pictures"
+        )
+    whole = format != "torch"
+    told = Description(
+        config=info.config,
+        class_names=info.class_names,
+        category_ids=info.category_ids,
+        threshold=info.threshold,
+        resize=resize and whole,
+        nms=nms and whole,
+        weights=fingerprint(weights_file(info.path, which)),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        beside = Path(folder) / target.name
+        file = _made(format, detector, told, Path(folder))
+        file.write(beside, told.as_metadata())
+        checks = check(_opened(beside, format, file), images, expected)
+        told = replace(told, check={name: one.as_dict() for name, one in checks.items()})
+        for name, one in checks.items():
+            if not one.passed:
+                raise ExportError(f"{target}: not written, since it would not find what PyTorch finds ({name}: {one})")
+        file.write(beside, told.as_metadata())
+        _publish(beside, target)
+    return Exported(target, checks, told)
+
+
+def check(session: Session, images: Sequence[np.ndarray], expected: Sequence[Detections]) -> dict[str, Agreement]:
+    """Compares a file with PyTorch's detections, on pictures resized by us, and by the file if it can."""
+    told = Description.of_metadata(session.metadata, Path("the exported file"))
+    detector, inference = detector_of(session, told), told.config.inference
+    limits = inference.score_threshold, inference.max_detections
+    found = detector(list(images), min_score=inference.score_threshold)
+    checks = {"network": agreement(expected, found, *limits)}
+    if told.resize:
+        own = [resized_inside(session, told, image) for image in images]
+        checks["pixels"] = agreement(expected, own, *limits)
+    return checks
+
+
+def resized_inside(session: Session, told: Description, image: np.ndarray) -> Detections:
+    """What a file with `resize` finds in a picture [H, W, 3] as it is, in the picture's pixels."""
+    engine, height, width = ExportedEngine(session, told), image.shape[0], image.shape[1]
+    data = told.config.data
+    size = (height, width) if told.nms else target_size((height, width), data.size, data.longest)
+    sizes = torch.tensor([size], dtype=torch.int64)
+    boxes, scores, labels = engine.find_in(image[None], sizes, told.config.inference.score_threshold)[0]
+    y, x = height / size[0], width / size[1]
+    boxes = clip(boxes * torch.tensor([x, y, x, y]), (height, width))
+    return Detections(boxes, scores, labels, told.class_names)
+
+
+def pictures_of(info: RunInfo) -> list[str]:
+    """Up to eight pictures of the data that a run was trained on, from all over its validation split if it has one."""
+    ask = "give some of your own with --pictures"
+    file = info.path / "data.json"
+    root = Path(str(read_json(file).get("root", ""))) if file.exists() else None
+    if root is None or not root.exists():
+        where = f"its data is not at {root} any more" if root else "it does not say what it was trained on"
+        raise UsageError(f"{info.path}: no pictures to compare on, since {where}; {ask}")
+    data = info.config.data
+    for split in (data.val_split, data.train_split):
+        try:
+            table = read_data(root, split if split in splits_of(root, data.format) else None, data.format)
+        except (DataError, UsageError):
+            continue
+        if len(table):
+            return _spread(table)
+    raise UsageError(f"{info.path}: no pictures to compare on, since there are none in {root}; {ask}")
+
+
+def _spread(table: Table) -> list[str]:
+    rows = np.linspace(0, len(table) - 1, min(CHECKED_PICTURES, len(table))).round().astype(int)
+    return [str(table.path(row)) for row in rows.tolist()]
+
+
+def _target(info: RunInfo, format: Format, out: str | os.PathLike[str] | None) -> Path:
+    if format not in FILES:
+        raise UsageError(f"format {format!r}: give one of {', '.join(FILES)}")
+    target = info.path / FILES[format] if out is None else Path(out)
+    suffix = Path(FILES[format]).suffix
+    if target.suffix != suffix or target.is_dir():
+        raise UsageError(f"{target}: a file of format {format} ends in {suffix}; give such a path")
+    return target
+
+
+def _made(format: Format, detector: Detector, told: Description, folder: Path) -> _File:
+    assert isinstance(detector.model, RetinaNet)
+    if format == "torch":
+        return ProgramFile(detector.model, told)
+    file = OnnxFile(detector.model, told)
+    return file if format == "onnx" else OpenVinoFile(file, folder)
+
+
+def _opened(path: Path, format: Format, file: _File) -> Session:
+    if isinstance(file, ProgramFile):
+        return ProgramSession(path, file.names)
+    return open_session(path, "onnxruntime" if format == "onnx" else "openvino")
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
+
+
+def _publish(beside: Path, target: Path) -> None:
+    """Moves a flushed file into its place; of two files, never one of the old with one of the new."""
+    files = list(zip(_files_of(beside), _files_of(target), strict=True))
+    for source, _ in files:
+        with open(source, "rb+") as stream:
+            os.fsync(stream.fileno())
+    if len(files) > 1:
+        target.unlink(missing_ok=True)
+    for source, place in files:
+        os.replace(source, place)

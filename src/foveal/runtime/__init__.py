@@ -1,0 +1,1 @@
+"""Exported files as engines: the same detections from ONNX Runtime, OpenVINO or torch.export's program."""

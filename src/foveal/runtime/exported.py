@@ -1,0 +1,163 @@
+"""An exported file as a detector: prepared pictures in, the same detections as PyTorch's out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.anchors import Anchors
+from foveal.data.images import padded_shape
+from foveal.decoding import Found, decode
+from foveal.detections import Batch
+from foveal.engine.checkpoint import RunInfo, Which, read_run
+from foveal.engine.predict import Detector, load
+from foveal.errors import CheckpointError, UsageError
+from foveal.model.retinanet import Outputs
+from foveal.runtime.description import Description, fingerprint
+from foveal.runtime.sessions import EngineName, Session, open_session
+
+FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
+"""Where `foveal export` puts a file of each format in the run's folder."""
+
+
+@dataclass(frozen=True)
+class ExportedEngine:
+    """Runs an exported file of any of the four kinds, with and without `resize` and `nms`."""
+
+    session: Session
+    description: Description
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def find(self, batch: Batch, min_score: float) -> list[Found]:
+        """As `Engine.find`; a file with NMS inside knows no scores below its own threshold."""
+        lowest = self.description.config.inference.score_threshold
+        if self.description.nms and min_score < lowest:
+            raise UsageError(
+                f"min_score {min_score:g}: this file keeps scores from {lowest:g}; ask for that or more, or export the "
+                "run again with --no-nms"
+            )
+        found: list[Found | None] = [None] * len(batch)
+        for rows, images_BHWC, sizes_B2 in self._groups(batch):
+            for row, one in zip(rows, self.find_in(images_BHWC, sizes_B2, min_score), strict=True):
+                found[row] = one
+        return [one for one in found if one is not None]
+
+    def _groups(self, batch: Batch) -> Iterator[tuple[list[int], np.ndarray, Tensor]]:
+        """(rows, pictures, sizes): all at once, or pictures of one size each, without padding, where it pads itself.
+
+        They have the network's size already, which its resize leaves as they are.
+        """
+        images = batch.images.permute(0, 2, 3, 1)
+        if not self.description.resize:
+            yield list(range(len(batch))), np.ascontiguousarray(images.numpy()), batch.sizes
+            return
+        rows_of: dict[tuple[int, int], list[int]] = {}
+        for row, (height, width) in enumerate(batch.sizes.tolist()):
+            rows_of.setdefault((height, width), []).append(row)
+        for (height, width), rows in rows_of.items():
+            yield rows, np.ascontiguousarray(images[rows, :height, :width].numpy()), batch.sizes[rows]
+
+    def find_in(self, images_BHWC: np.ndarray, sizes_B2: Tensor, min_score: float) -> list[Found]:
+        """Detections of pictures [B, H, W, 3] as the file takes them; `sizes` as it sees them after its own resize."""
+        inputs = {"images": images_BHWC}
+        if self.description.nms and not self.description.resize:
+            inputs["sizes"] = sizes_B2.numpy()
+        outputs = self.session(inputs)
+        if self.description.nms:
+            return listed(outputs, min_score)
+        return self._decoded(outputs, sizes_B2, images_BHWC.shape[1:3], min_score)
+
+    def _decoded(
+        self, outputs: dict[str, np.ndarray], sizes_B2: Tensor, shape: tuple[int, ...], min_score: float
+    ) -> list[Found]:
+        config = self.description.config
+        levels = config.model.level_numbers
+        height, width = shape
+        if self.description.resize:  # the file pads by itself, to the shape that follows from the size
+            height, width = padded_shape((int(sizes_B2[0, 0]), int(sizes_B2[0, 1])), config.data.pad_multiple)
+        raw = Outputs(
+            *(tuple(torch.from_numpy(outputs[f"{what}_P{n}"]) for n in levels) for what in ("logits", "deltas"))
+        )
+        padding_answers = config.assignment.padding == "background"
+        anchors = Anchors.from_config(config)
+        return decode(raw, anchors, (height, width), sizes_B2, config.inference, min_score, padding_answers)
+
+
+def listed(outputs: dict[str, np.ndarray], min_score: float) -> list[Found]:
+    """The detections of each picture out of arrays whose last places are empty (label -1)."""
+    found = []
+    for boxes, scores, labels in zip(outputs["boxes"], outputs["scores"], outputs["labels"], strict=True):
+        there = (labels >= 0) & (scores >= min_score)
+        boxes_D4, labels_D = torch.from_numpy(boxes[there]), torch.from_numpy(labels[there].astype(np.int64))
+        found.append((boxes_D4, torch.from_numpy(scores[there]), labels_D))
+    return found
+
+
+def open_detector(
+    path: str | os.PathLike[str], engine: Literal["auto", "torch"] | EngineName = "auto", which: Which = "best"
+) -> tuple[RunInfo, Detector]:
+    """A run's or an exported file's description and its detector.
+
+    path: a run folder, one on the hub, or a file of `foveal export`. engine: `auto` is PyTorch for a folder, ONNX
+    Runtime for .onnx, OpenVINO for .xml. Given a folder and another engine than PyTorch, the file that `foveal export`
+    left there is opened; UsageError if it was made of other weights than `which` now are. A file alone has its own.
+    """
+    file = Path(path)
+    suffix = file.suffix if file.is_file() else ""
+    if engine == "auto":
+        engine = "onnxruntime" if suffix == ".onnx" else "openvino" if suffix == ".xml" else "torch"
+    if engine == "torch":
+        if suffix in (".onnx", ".xml"):
+            raise UsageError(
+                f"{file}: PyTorch does not run {suffix} files; leave --engine out, or give the run's folder"
+            )
+        info = read_run(path)
+        return info, load(info.path, which=which)
+    run = file if file.is_dir() else None
+    if run is not None:
+        file = _file_of_run(run, engine)
+    session = open_session(file, engine)
+    told = Description.of_metadata(session.metadata, file)
+    if run is not None:
+        _check_age(run, file, told, which)
+    info = RunInfo(file, told.config, told.class_names, told.category_ids, told.threshold)
+    return info, detector_of(session, told)
+
+
+def detector_of(session: Session, told: Description) -> Detector:
+    return Detector(ExportedEngine(session, told), told.config, told.class_names, told.threshold, told.category_ids)
+
+
+def weights_file(run: Path, which: Which) -> Path:
+    """The weights that `load` takes; CheckpointError where there are none."""
+    for name in (which, "last"):
+        if (file := run / f"{name}.safetensors").exists():
+            return file
+    raise CheckpointError(f"{run}: has no weights yet; train it first")
+
+
+def _file_of_run(run: Path, engine: EngineName) -> Path:
+    names = [FILES["onnx"]] if engine == "onnxruntime" else [FILES["openvino"], FILES["onnx"]]
+    for name in names:
+        if (run / name).is_file():
+            return run / name
+    format = "onnx" if engine == "onnxruntime" else "openvino"
+    raise UsageError(
+        f"{run}: has no {' or '.join(names)} for {engine}; make it with foveal export {run} --format {format}"
+    )
+
+
+def _check_age(run: Path, file: Path, told: Description, which: Which) -> None:
+    weights = weights_file(run, which)
+    if told.weights != fingerprint(weights):
+        raise UsageError(f"{file}: was not exported from {weights.name} as it is now; export the run again")

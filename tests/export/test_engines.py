@@ -1,0 +1,122 @@
+"""`predict` and `evaluate` with an exported file in place of the run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from foveal.cli import main
+from foveal.data.scenes import write_scenes
+from foveal.engine.checkpoint import save_tensors
+from foveal.engine.predict import load
+from foveal.errors import UsageError
+from foveal.export.benchmarking import Row, as_text
+from foveal.export.exporting import export_run
+from foveal.runtime.exported import open_detector
+
+pytestmark = pytest.mark.usefixtures("exporter_ran_once")
+
+
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def exported(run: Path, pictures: list[Path]) -> Path:
+    return export_run(run, pictures=pictures).path
+
+
+def test_predict_writes_the_same_table(run, exported, pictures, tmp_path):
+    tables = []
+    for source, engine in ((run, "torch"), (run, "onnxruntime"), (exported, "auto")):
+        out = tmp_path / f"{source.name}-{engine}"
+        words = ["predict", str(source), *map(str, pictures), "--out", str(out), "--engine", engine]
+        assert main(words) == 0
+        tables.append([json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()])
+    assert sum(len(picture["detections"]) for picture in tables[0]) > 20
+    for table in tables[1:]:
+        for ours, theirs in zip(tables[0], table, strict=True):
+            assert [d["class"] for d in ours["detections"]] == [d["class"] for d in theirs["detections"]]
+            for one, other in zip(ours["detections"], theirs["detections"], strict=True):
+                assert other["box"] == pytest.approx(one["box"], abs=0.02)
+                assert other["score"] == pytest.approx(one["score"], abs=1e-3)
+
+
+def test_tiles_look_through_an_exported_file_too(run, exported, pictures, tmp_path):
+    out = tmp_path / "tiled"
+    assert main(["predict", str(exported), str(pictures[1]), "--out", str(out), "--tile", "96"]) == 0
+    assert json.loads((out / "detections.jsonl").read_text())["detections"]
+
+
+def test_evaluate_gives_the_same_numbers(run, exported, tmp_path, capsys):
+    data = write_scenes(tmp_path / "scenes", {"test": 6}, size=120)
+    labels = json.loads((data / "test.json").read_text())
+    for category, name in zip(labels["categories"], ("red", "green", "blue"), strict=False):
+        category["name"] = name
+    (data / "test.json").write_text(json.dumps(labels))
+    ours = json.loads(printed(["evaluate", str(run), str(data), "--json"], capsys))
+    theirs = json.loads(printed(["evaluate", str(exported), str(data), "--json"], capsys))
+    again = json.loads(printed(["evaluate", str(run), str(data), "--json", "--engine", "onnxruntime"], capsys))
+    assert theirs == again
+    assert theirs["threshold"] == ours["threshold"] == 0.25
+    assert theirs["AP50"] == pytest.approx(ours["AP50"], abs=0.1)
+
+
+def test_without_a_file_the_command_that_makes_it_is_told(run):
+    with pytest.raises(UsageError, match=r"has no model\.onnx for onnxruntime; make it with foveal export .*run"):
+        open_detector(run, "onnxruntime")
+
+
+def test_a_file_of_older_weights_is_refused(run, exported, tiny_model):
+    changed = {name: value + 1 for name, value in tiny_model.state_dict().items()}
+    save_tensors(run / "best.safetensors", changed)
+    with pytest.raises(UsageError, match=r"was not exported from best\.safetensors as it is now; export the run again"):
+        open_detector(run, "onnxruntime")
+    assert open_detector(exported)[1].class_names == ("red", "green", "blue")  # the file alone is good
+
+
+def test_scores_that_the_file_has_dropped_are_not_promised(exported, pictures):
+    _, detector = open_detector(exported)
+    with pytest.raises(UsageError, match=r"keeps scores from 0\.05.*--no-nms"):
+        detector(pictures[0], min_score=0.01)
+
+
+def test_a_file_shows_nothing_of_its_inside(exported):
+    _, detector = open_detector(exported)
+    assert str(detector.device) == "cpu"
+    with pytest.raises(UsageError, match="only PyTorch shows what is inside"):
+        _ = detector.model
+
+
+def test_raw_outputs_know_all_scores(run, pictures):
+    path = export_run(run, pictures=pictures, nms=False).path
+    _, detector = open_detector(path)
+    assert len(detector(pictures[0], min_score=0.01)) == len(load(run)(pictures[0], min_score=0.01)) > 0
+
+
+def test_the_table_of_a_benchmark_says_what_is_missing():
+    rows = [
+        Row("torch", 320, (320, 352), 2, 100.0, (90.0, 110.0), 10.0, 50.4, 3, 7, 1.0),
+        Row("onnxruntime", 320, (320, 352), 2, 50.0, (49.0, 51.0), 20.0, 60.0, 3, 9, 2.0),
+        Row("openvino", 320, missing="this needs openvino"),
+    ]
+    head, torch_line, onnx_line, missing = as_text(rows).splitlines()
+    assert head.split("  ")[0] == "engine"
+    assert torch_line.split() == "torch 320 320 x 352 2 100.0 90.0 - 110.0 10.00 50 1.00".split()
+    assert onnx_line.split()[-1] == "2.00"
+    assert missing.split() == "openvino 320 this needs openvino".split()
+
+
+@pytest.mark.slow
+def test_a_benchmark_measures_each_engine_in_a_process_of_its_own(run, pictures, capsys):
+    words = ["benchmark", str(run), "--sizes", "64", "96", "--seconds", "0.1", "--picture", str(pictures[2]), "--json"]
+    rows = json.loads(printed([*words, "--engines", "torch", "onnxruntime"], capsys))
+    assert [(row["engine"], row["size"]) for row in rows] == [
+        ("torch", 64), ("onnxruntime", 64), ("torch", 96), ("onnxruntime", 96),
+    ]  # fmt: skip
+    assert all(row["ms"] > 0 and row["memory_mb"] > 0 and row["runs"] >= 5 for row in rows)
+    assert [row["ratio"] for row in rows[::2]] == [1, 1]
+    assert rows[0]["detections"] == rows[1]["detections"] > 0
+    assert rows[0]["shape"] == [64, 96]
+    assert main(["benchmark", str(run), "--sizes", "8"]) == 2
