@@ -17,7 +17,7 @@ from foveal.engine.step import normalised
 from foveal.errors import UsageError
 from foveal.losses import triton_loss
 from foveal.losses.classification import classification_loss
-from foveal.losses.total import LossSums, detector_loss
+from foveal.losses.total import LossSums, anchor_losses, detector_loss
 from foveal.losses.triton_loss import anchor_labels, level_loss, takes
 from foveal.matching import BACKGROUND, IGNORED, Match, match
 
@@ -225,9 +225,41 @@ def test_levels_add_up_to_the_detectors_class_loss() -> None:
     )
     labels_L = anchor_labels(matched, batch.labels, 3).split(anchors.level_counts(*shape), 1)
     sums = torch.stack([level_loss(*level, LossConfig()) for level in zip(logits, labels_L, strict=True)]).sum(0)
-    plain = detector_loss(logits, deltas, anchors, matched, batch, LossConfig())
+    summands_BN, _ = anchor_losses(logits, deltas, anchors, matched, batch, LossConfig())
     assert len(matched.positive) > 0
-    assert_close(sums.float(), plain.classification, rtol=1e-6, atol=0)
+    assert_close(sums, summands_BN.sum(1, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_the_detectors_loss_takes_the_kernel_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a GPU the gate is opened by hand; the kernel behind it is the real one."""
+    monkeypatch.setattr(triton_loss, "takes", lambda logits, config: config.mining == "all")
+    anchors, shape = Anchors.from_config(Config()), (32, 48)
+    objects = [Objects.of([[2, 2, 30, 30], [20, 8, 40, 31]], [0, 2]), Objects.empty()]
+    batch = Batch.pack([torch.zeros(3, *shape, dtype=torch.uint8) for _ in objects], objects).to(DEVICE)
+    matched = match(anchors, batch, AssignmentConfig())
+    generator = torch.Generator().manual_seed(2)
+    deltas = [torch.zeros(2, 36, *s, device=DEVICE) for s in anchors.feature_shapes(*shape)]
+    logits = [
+        (torch.randn(2, 27, *s, generator=generator) - 3).to(DEVICE).requires_grad_()
+        for s in anchors.feature_shapes(*shape)
+    ]
+    found = detector_loss(logits, deltas, anchors, matched, batch, LossConfig()).classification
+    gradients = torch.autograd.grad((found / 7).sum(), logits)
+    assert "_LevelLoss" in _makers(found)
+    plainly, _ = anchor_losses(logits, deltas, anchors, matched, batch, LossConfig())
+    assert_close(found, plainly.sum(1), rtol=1e-6, atol=0)
+    for one, judge in zip(gradients, torch.autograd.grad((plainly.sum(1) / 7).sum(), logits), strict=True):
+        assert_close(one, judge, rtol=4e-6, atol=1e-12)
+
+
+def _makers(value: Tensor) -> str:
+    """The names of all that a value was computed by."""
+    names, waiting = [], [value.grad_fn]
+    while waiting:
+        if (node := waiting.pop()) is not None:
+            names.append(node.name())
+            waiting += [before for before, _ in node.next_functions]
+    return " ".join(names)
 
 
 @pytest.mark.parametrize("normaliser", ["batch", "image"])

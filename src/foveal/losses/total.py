@@ -5,8 +5,8 @@ the logits as if every anchor were background, except that an anchor which is no
 is exactly 0; positives are then added from their own few logits. Outputs stay per level as the convolution left them.
 Only mining, which compares anchors of all levels, puts their losses (not their logits) side by side.
 
-Sums alone come from the fast path (`losses/fused.py`) where there is one; whoever asks for levels or anchors gets the
-plain path, which is written here.
+Sums alone come from a fast path where there is one (`losses/fused.py` on a CPU, `losses/triton_loss.py` on a GPU);
+whoever asks for levels or anchors gets the plain path, which is written here.
 
 Letters: B images, N anchors of an image, A anchors per cell, K classes, L levels, H W cells of a level, P positive
 anchors, I ignored ones.
@@ -24,6 +24,7 @@ from foveal.anchors import Anchors
 from foveal.boxes import decode, paired_iou
 from foveal.config import LossConfig
 from foveal.detections import Batch
+from foveal.losses import triton_loss
 from foveal.losses.boxes import box_loss
 from foveal.losses.classification import ClassificationLoss, classification_loss
 from foveal.losses.fused import SURELY_BACKGROUND, Places, fused_sums, has_fast_path
@@ -63,7 +64,10 @@ def detector_loss(
     levels = list(_levels(logits, deltas, anchors, match, batch))
     if config.mining != "all":
         return _mined(levels, loss, anchors, match, batch, config)
-    classification_B = _class_sums(levels, loss, config)
+    if all(triton_loss.takes(level, config) for level in logits):
+        classification_B = _kernel_sums(logits, anchors, match, batch, config)
+    else:
+        classification_B = _class_sums(levels, loss, config)
     box_B = torch.stack([_box_sums(level, config) for level in levels]).sum(0)
     positives_B = match.positives_per_image().float()
     return LossSums(classification_B.float(), box_B.float(), positives_B, positives_B)
@@ -157,6 +161,15 @@ def _class_sums(levels: Sequence[_Level], loss: ClassificationLoss, config: Loss
         positive, ignored = [level.positive for level in levels], [level.ignored for level in levels]
         return fused_sums([level.logits for level in levels], loss, positive, ignored, targets_PK)
     return torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
+
+
+def _kernel_sums(logits: Sequence[Tensor], anchors: Anchors, match: Match, batch: Batch, config: LossConfig) -> Tensor:
+    """[B] float64, on a GPU."""
+    classes = logits[0].shape[1] // anchors.per_cell
+    labels_BN = triton_loss.anchor_labels(match, batch.labels, classes)
+    labels_L = labels_BN.split(anchors.level_counts(*batch.images.shape[-2:]), 1)
+    sums = [triton_loss.level_loss(level, labels, config) for level, labels in zip(logits, labels_L, strict=True)]
+    return torch.stack(sums).sum(0)
 
 
 def _by_anchor_loss(level: _Level, loss: ClassificationLoss, config: LossConfig) -> Tensor:

@@ -153,7 +153,7 @@ def _processor(source: str) -> dict[str, Any] | None:
             raise
         log.info("%s: has no preprocessor_config.json, so ImageNet's mean and deviation are taken", source)
         return None
-    said = json.loads(Path(path).read_text(encoding="utf-8"))
+    said = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else None
     if not isinstance(said, dict):
         raise ValueError("its preprocessor_config.json is not a JSON object")
     return said
