@@ -63,6 +63,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=6.0, help="seconds after which a work begins no more rounds")
     parser.add_argument("--threads", type=int, default=0, help="of each side; default: torch's choice")
     chosen = parser.parse_args()
+    if chosen.parts and not any(work.job == "training" for work in WORKS if work.group in chosen.only):
+        parser.error("--parts is about training: leave --only out, or give it training_320 or training_608")
     if not chosen.peer_python.exists():
         parser.error(
             f"{chosen.peer_python} is not there: run `make bench-peers`, or name a Python that has torchvision"

@@ -74,6 +74,7 @@ RULES: dict[str, Callable[[Answer, Answer], str]] = {
 
 def _samples_agree(ours: Answer, theirs: Answer, what: str) -> str:
     _within(_relative(ours["magnitude"], theirs["magnitude"]), 1e-4, f"{what}'s magnitude")
+    _within(abs(ours["sum"] - theirs["sum"]) / max(theirs["magnitude"], 1e-30), 1e-4, f"{what}'s sum")
     pairs = zip(ours["sample"], theirs["sample"], strict=True)
     # Elements that are next to nothing may be nothing on one side.
     typical = max(map(abs, theirs["sample"])) * 1e-6

@@ -106,10 +106,14 @@ def pictures(count: int, side: int) -> Tensor:
 
 
 def digest(tensor: Tensor) -> dict[str, Any]:
-    """A large tensor in few numbers: its sum of magnitudes in float64, and elements at places drawn from its size."""
+    """A large tensor in few numbers: its sums with and without signs in float64, and elements drawn from its size.
+
+    The few places where objects are may not be drawn; the sum with signs has them.
+    """
     flat = tensor.detach().reshape(-1)
     places = torch.randint(0, len(flat), (SAMPLED,), generator=torch.Generator().manual_seed(len(flat)))
-    return {"magnitude": float(flat.double().abs().sum()), "sample": flat[places].double().tolist()}
+    exact = flat.double()
+    return {"sum": float(exact.sum()), "magnitude": float(exact.abs().sum()), "sample": exact[places].tolist()}
 
 
 def found(boxes: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def decode_padded(
 ) -> Padded:
     """The detections of a batch, T = `config.max_detections`; arguments as `decoding.decode` has them."""
     rule = Rule.of(config, score_threshold, padding_answers)
-    anchors_L = anchors.levels_of(*shape, outputs.logits[0].device)
+    device = outputs.logits[0].device
+    anchors_L, sizes_B2 = anchors.levels_of(*shape, device), sizes_B2.to(device)
     levels = [
         _level(by_class(logits, anchors.per_cell), by_class(deltas, anchors.per_cell), anchors_N4, sizes_B2, rule)
         for logits, deltas, anchors_N4 in zip(outputs.logits, outputs.deltas, anchors_L, strict=True)

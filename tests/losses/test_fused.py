@@ -285,6 +285,14 @@ def test_one_tensor_of_the_logits_size_is_made_and_without_a_gradient_none(
         assert peak_bytes(forward) < logits.nbytes / 20
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_level_without_cells_costs_nothing(channels_last: bool) -> None:
+    logits = in_layout(torch.zeros(2, 3, 4, 0), channels_last).requires_grad_()
+    sums = sums_of(logits, Focal(), NOWHERE, NOWHERE, torch.zeros(0, 4))
+    assert sums.tolist() == [0.0, 0.0]
+    sums.sum().backward()
+
+
 def test_logits_in_no_layout_of_a_convolution_have_no_fast_path() -> None:
     logits = torch.zeros(2, 3, 4, 5)
     assert has_fast_path(logits)

@@ -285,3 +285,19 @@ def test_the_losses_of_single_anchors_add_up_to_the_sums(settings: dict[str, obj
     at = of.match.positive
     assert_close(classification.flatten()[at].double(), dense_classification.flatten()[at], rtol=1e-5, atol=1e-7)
     assert_close(box.double(), dense_box.flatten()[at], rtol=1e-5, atol=1e-6)
+
+
+def test_float64_outputs_have_losses_of_single_anchors_too() -> None:
+    of = case(OBJECTS, dtype=torch.float64)
+    classification, box = anchor_losses(of.logits, of.deltas, PAPER, of.match, of.batch, LossConfig())
+    assert (classification.dtype, box.dtype) == (torch.float64, torch.float32)
+    assert_close(classification.sum(1).float(), of.sums().classification)
+
+
+def test_an_ignored_anchor_costs_exactly_nothing_under_a_loss_that_hardly_falls() -> None:
+    config = LossConfig(name="focal_star", gamma=0.001)
+    of = case(OBJECTS)
+    classification, _ = anchor_losses(of.logits, of.deltas, PAPER, of.match, of.batch, config)
+    assert len(of.match.ignored) > 0
+    assert torch.equal(classification.flatten()[of.match.ignored], torch.zeros(len(of.match.ignored)))
+    assert_close(classification.sum(1), of.sums(config).classification)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from foveal.anchors import Anchors
 from foveal.config import AssignmentConfig, Config, LossConfig
 from foveal.detections import Batch, Objects
-from foveal.engine.step import normalised
+from foveal.engine.step import class_gradient, normalised
 from foveal.errors import UsageError
 from foveal.losses import triton_loss
 from foveal.losses.classification import classification_loss
@@ -267,12 +267,9 @@ def test_what_training_divides_by_is_known_to_the_bit_before_the_loss(normaliser
     logits, config = some_logits(torch.channels_last), Config(loss=LossConfig(normaliser=normaliser))
     assigned, counted = torch.tensor(7.0, device=DEVICE), torch.tensor([3.0, 0.0], device=DEVICE)
     world, images = 3, B * 3
-    # A tensor divided by a tensor, as backward does it: `3 / tensor` is the reciprocal times 3, and rounds twice.
-    world_B = torch.full((B,), float(world), device=DEVICE)
-    if normaliser == "batch":
-        scale_B = world_B / assigned.clamp(min=1)
-    else:
-        scale_B = world_B / images / counted.clamp(min=1)
+    at = torch.tensor([0, 3, 9], device=DEVICE)  # three positives of the first picture
+    matched = Match(at, torch.zeros_like(at), at[:0], num_images=B, num_anchors=HEIGHT * WIDTH * A)
+    scale_B = class_gradient(matched, config, assigned, images, world)
     sums = level_loss(logits, some_labels(), config.loss, scale_B)
     arrived: list[Tensor] = []
     sums.register_hook(arrived.append)  # type: ignore[no-untyped-call]
@@ -282,6 +279,28 @@ def test_what_training_divides_by_is_known_to_the_bit_before_the_loss(normaliser
 
 
 # -- the contract ------------------------------------------------------------------------------------------------------
+
+
+def test_a_scale_that_changes_before_backward_spoils_nothing() -> None:
+    logits, labels = some_logits(torch.channels_last), some_labels()
+    (plain,) = torch.autograd.grad(level_loss(logits, labels, LossConfig()).sum(), logits)
+    scale_B = torch.full((B,), 2.0, device=DEVICE)
+    sums = level_loss(logits, labels, LossConfig(), scale_B)
+    scale_B.fill_(1)
+    (gradient,) = torch.autograd.grad(sums.sum(), logits)
+    assert torch.equal(gradient, plain)
+
+
+def test_expanded_scales_and_labels_are_read_as_they_look() -> None:
+    logits = some_logits(torch.channels_last)
+    scale_B = torch.tensor([3.0, 5.0], device=DEVICE)[:1].expand(B)
+    labels = torch.tensor([[BACKGROUND], [IGNORED]], dtype=torch.int16, device=DEVICE).expand(B, HEIGHT * WIDTH * A)
+    sums = level_loss(logits, labels, LossConfig(), scale_B)
+    assert torch.equal(sums, level_loss(logits, labels.contiguous(), LossConfig()).detach())
+    assert sums[1] == 0
+    (gradient,) = torch.autograd.grad(sums.sum() * 3, logits)
+    (judge,) = torch.autograd.grad(level_loss(logits, labels.contiguous(), LossConfig()).sum() * 3, logits)
+    assert torch.equal(gradient, judge)
 
 
 def test_without_a_gradient_none_is_kept_and_the_sums_are_the_same() -> None:

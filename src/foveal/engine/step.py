@@ -20,7 +20,7 @@ from foveal.config import Config, TrainConfig
 from foveal.detections import Batch
 from foveal.engine.schedule import base_lr
 from foveal.losses.total import LossSums, detector_loss
-from foveal.matching import match
+from foveal.matching import Match, match
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,7 +65,8 @@ def train_step(
         with _synchronised(model, last=number == len(micro_batches)):
             with autocast(batch.images.device, config.train):
                 outputs = model(batch.images)
-            sums = detector_loss(outputs.logits, outputs.deltas, anchors, matched, batch, config.loss)
+            upstream_B = class_gradient(matched, config, assigned, images, world, scaler)
+            sums = detector_loss(outputs.logits, outputs.deltas, anchors, matched, batch, config.loss, upstream_B)
             terms = normalised(sums, config, assigned, images)
             loss = (terms[0] + config.loss.box_weight * terms[1]) * world  # DDP averages gradients over processes
             (scaler.scale(loss) if scaler else loss).backward()
@@ -101,6 +102,21 @@ def normalised(sums: LossSums, config: Config, assigned: Tensor, images: int) ->
     classification = sums.classification / sums.counted.clamp(min=1)
     box = sums.box / sums.positives.clamp(min=1)
     return torch.stack([classification.sum(), box.sum()]) / images
+
+
+def class_gradient(
+    match: Match, config: Config, assigned: Tensor, images: int, world: int, scaler: torch.amp.GradScaler | None = None
+) -> Tensor:
+    """[B] float32: the gradient that backward will bring to each image's class sum, to the bit, before there is a loss.
+
+    Division by division as backward does it: `3 / tensor` is the reciprocal times 3, and rounds twice.
+    """
+    above_B = torch.full((match.num_images,), float(world), device=assigned.device)
+    if scaler:
+        above_B = scaler.scale(above_B)
+    if config.loss.normaliser == "batch":
+        return above_B / assigned.clamp(min=1)
+    return above_B / images / match.positives_per_image().float().clamp(min=1)
 
 
 def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:

@@ -35,7 +35,7 @@ from foveal.losses.classification import (
 )
 
 SURELY_BACKGROUND = -1e4
-"""A logit with a background loss and a gradient of exactly 0 in float32, whatever the loss."""
+"""A logit with a background loss and a gradient of exactly 0 in float32, for FL* from a gamma of .02 on."""
 
 BLOCK = 1 << 18
 """Logits that go through all steps at a time, 1 MB: smaller ones leave torch's threads waiting for each other."""
@@ -191,6 +191,8 @@ def _pass(
     scale: B numbers by which the derivative is multiplied.
     """
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if not logits.numel():
+        return torch.zeros(len(logits), dtype=torch.float64)
     planes = logits.is_contiguous()
     rows_BRW, slopes_BRW = _rows(logits, planes), None if slopes is None else _rows(slopes, planes)
     weights = background.of_rows(logits.shape[1], planes, dtype)

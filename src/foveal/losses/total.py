@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -54,18 +55,20 @@ def detector_loss(
     match: Match,
     batch: Batch,
     config: LossConfig,
+    upstream_B: Tensor | None = None,
 ) -> LossSums:
     """Differentiable sums per image of both losses.
 
     logits: L of [B, A*K, H, W], channel a*K + k. deltas: L of [B, A*4, H, W], channel a*4 + (dx, dy, dw, dh).
-    A batch without objects has a box loss of 0 that still leads back to every delta.
+    A batch without objects has a box loss of 0 that still leads back to every delta. upstream_B: what the gradient of
+    the class sums will be, if that is known: a GPU then reads the logits once. A wrong one costs time, no correctness.
     """
     loss = classification_loss(config)
     levels = list(_levels(logits, deltas, anchors, match, batch))
     if config.mining != "all":
         return _mined(levels, loss, anchors, match, batch, config)
     if all(triton_loss.takes(level, config) for level in logits):
-        classification_B = _kernel_sums(logits, anchors, match, batch, config)
+        classification_B = _kernel_sums(logits, anchors, match, batch, config, upstream_B)
     else:
         classification_B = _class_sums(levels, loss, config)
     box_B = torch.stack([_box_sums(level, config) for level in levels]).sum(0)
@@ -83,14 +86,14 @@ def anchor_losses(
 ) -> tuple[Tensor, Tensor]:
     """The summands of `detector_loss` before mining: [B, N] class loss of anchors, 0 where ignored; [P] box loss.
 
-    P are the positive anchors in the order of `match.positive`. Both float32.
+    P are the positive anchors in the order of `match.positive`. Both float32; the first float64 for float64 logits.
     """
     loss = classification_loss(config)
     levels = list(_levels(logits, deltas, anchors, match, batch))
     classification_BN = torch.cat([_flat(_by_anchor_loss(level, loss, config)) for level in levels], 1)
-    box_P = classification_BN.new_zeros(len(match.positive))
+    box_P = torch.zeros(len(match.positive), device=classification_BN.device)
     for level in levels:
-        box_P = box_P.masked_scatter(level.on_level, _box_losses(level, config))
+        box_P = box_P.index_copy(0, level.index, _box_losses(level, config))
     return classification_BN, box_P
 
 
@@ -116,8 +119,8 @@ class _Level:
     """What one level's losses need.
 
     logits: [B, A, K, H*W], deltas: [B, A, 4, H*W], views of the head's outputs.
-    labels: [P] classes, boxes: [P, 4] objects and anchors: [P, 4] of the `positive` anchors, which are those of the
-    batch's that `on_level` marks.
+    labels: [P] classes, boxes: [P, 4] objects and anchors: [P, 4] of the `positive` anchors; index: [P], which of the
+    batch's positive anchors they are.
     """
 
     logits: Tensor
@@ -127,7 +130,7 @@ class _Level:
     labels: Tensor
     boxes: Tensor
     anchors: Tensor
-    on_level: Tensor
+    index: Tensor
 
 
 def _levels(
@@ -138,20 +141,33 @@ def _levels(
     positive_anchor = match.positive % match.num_anchors
     anchors_P4 = anchors.boxes(height, width, batch.boxes.device)[positive_anchor]
     boxes_P4, labels_P = batch.boxes[match.object], batch.labels[match.object]
-    first = 0
-    for logits_BCHW, deltas_BCHW, count in zip(logits, deltas, counts, strict=True):
-        on_level = (positive_anchor >= first) & (positive_anchor < first + count)
+    firsts = list(accumulate(counts[:-1], initial=0))
+    positive_L = _split_by_level(positive_anchor, firsts)
+    ignored_L = _split_by_level(match.ignored % match.num_anchors, firsts)
+    for logits_BCHW, deltas_BCHW, first, own, left_out in zip(
+        logits, deltas, firsts, positive_L, ignored_L, strict=True
+    ):
         yield _Level(
             logits=_by_anchor(logits_BCHW, anchors.per_cell),
             deltas=_by_anchor(deltas_BCHW, anchors.per_cell),
-            positive=_places(match.positive[on_level], match.num_anchors, first, anchors.per_cell),
-            ignored=_places(_within(match, first, count), match.num_anchors, first, anchors.per_cell),
-            labels=labels_P[on_level],
-            boxes=boxes_P4[on_level],
-            anchors=anchors_P4[on_level],
-            on_level=on_level,
+            positive=_places(match.positive[own], match.num_anchors, first, anchors.per_cell),
+            ignored=_places(match.ignored[left_out], match.num_anchors, first, anchors.per_cell),
+            labels=labels_P[own],
+            boxes=boxes_P4[own],
+            anchors=anchors_P4[own],
+            index=own,
         )
-        first += count
+
+
+def _split_by_level(anchor_X: Tensor, firsts: Sequence[int]) -> Sequence[Tensor]:
+    """For each level the indices, ascending, of those anchors that lie on it; `firsts`: the levels' first anchors.
+
+    The host waits once, for how many they are; a mask for each level would make it wait as often.
+    """
+    starts = torch.tensor(firsts, device=anchor_X.device)
+    level_X, order = (torch.bucketize(anchor_X, starts, right=True) - 1).sort(stable=True)
+    edges = torch.searchsorted(level_X, torch.arange(len(firsts) + 1, device=anchor_X.device))
+    return order.split(edges.diff().tolist())
 
 
 def _class_sums(levels: Sequence[_Level], loss: ClassificationLoss, config: LossConfig) -> Tensor:
@@ -163,12 +179,22 @@ def _class_sums(levels: Sequence[_Level], loss: ClassificationLoss, config: Loss
     return torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
 
 
-def _kernel_sums(logits: Sequence[Tensor], anchors: Anchors, match: Match, batch: Batch, config: LossConfig) -> Tensor:
+def _kernel_sums(
+    logits: Sequence[Tensor],
+    anchors: Anchors,
+    match: Match,
+    batch: Batch,
+    config: LossConfig,
+    upstream_B: Tensor | None,
+) -> Tensor:
     """[B] float64, on a GPU."""
     classes = logits[0].shape[1] // anchors.per_cell
     labels_BN = triton_loss.anchor_labels(match, batch.labels, classes)
     labels_L = labels_BN.split(anchors.level_counts(*batch.images.shape[-2:]), 1)
-    sums = [triton_loss.level_loss(level, labels, config) for level, labels in zip(logits, labels_L, strict=True)]
+    sums = [
+        triton_loss.level_loss(level, labels, config, upstream_B)
+        for level, labels in zip(logits, labels_L, strict=True)
+    ]
     return torch.stack(sums).sum(0)
 
 
@@ -182,7 +208,9 @@ def _by_anchor_loss(level: _Level, loss: ClassificationLoss, config: LossConfig)
     elsewhere.index_put_((at.image, at.anchor, at.cell), fill)
     background = loss(elsewhere, 0.0).sum(3)
     positive_P = loss(own_PK, _targets(level, config)).sum(1)
-    return background.index_put((at.image, at.anchor, at.cell), positive_P, accumulate=True)
+    # The fill costs 0, but under an FL* of gamma .001, which falls so slowly that it must be put in.
+    background = background.index_put((ignored.image, ignored.anchor, ignored.cell), background.new_zeros(()))
+    return background.index_put((at.image, at.anchor, at.cell), positive_P)
 
 
 def _targets(level: _Level, config: LossConfig) -> Tensor:
@@ -200,7 +228,7 @@ def _box_sums(level: _Level, config: LossConfig, keep_P: Tensor | None = None) -
     """[B] float64 over the positive anchors of a level, or over those of the batch's that are kept."""
     loss_P = _box_losses(level, config).double()
     if keep_P is not None:
-        loss_P = torch.where(keep_P[level.on_level], loss_P, 0.0)
+        loss_P = torch.where(keep_P[level.index], loss_P, 0.0)
     return loss_P.new_zeros(len(level.deltas)).index_add(0, level.positive.image, loss_P)
 
 
@@ -262,12 +290,6 @@ def _own_deltas(level: _Level) -> Tensor:
 def _by_anchor(output_BCHW: Tensor, per_cell: int) -> Tensor:
     """[B, A, C / A, H*W]; a view in either memory layout."""
     return output_BCHW.flatten(2).unflatten(1, (per_cell, -1))
-
-
-def _within(match: Match, first: int, count: int) -> Tensor:
-    """Those of the ignored indices that lie on the level whose anchors start at `first`."""
-    anchor = match.ignored % match.num_anchors
-    return match.ignored[(anchor >= first) & (anchor < first + count)]
 
 
 def _places(flat: Tensor, num_anchors: int, first: int, per_cell: int) -> Places:

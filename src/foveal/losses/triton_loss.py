@@ -68,7 +68,13 @@ def level_loss(logits_BCHW: Tensor, labels_BX: Tensor, config: LossConfig, scale
         cells = logits_BCHW.shape[2] * logits_BCHW.shape[3]
         labels_BX = labels_BX.unflatten(1, (cells, -1)).transpose(1, 2).flatten(1)
     wanted = torch.is_grad_enabled() and logits_BCHW.requires_grad
-    scale_B = scale_B.detach().float() if wanted and scale_B is not None else None
+    if wanted and scale_B is not None:
+        # A copy: whoever changes theirs before backward would otherwise make wrong gradients pass for right ones.
+        scale_B = scale_B.detach().float().clone(memory_format=torch.contiguous_format)
+    else:
+        scale_B = None
+    if labels_BX.stride(-1) != 1:
+        labels_BX = labels_BX.contiguous()
     return cast(Tensor, _LevelLoss.apply(logits_BCHW, labels_BX, config, scale_B))
 
 
@@ -150,7 +156,7 @@ def _launch(
 
 def _check(logits_BCHW: Tensor, labels_BX: Tensor, config: LossConfig) -> None:
     images, channels, height, width = logits_BCHW.shape
-    fits = len(labels_BX) == images and labels_BX.stride(1) in (0, 1)
+    fits = len(labels_BX) == images
     if height * width and labels_BX.shape[1]:
         per_cell, left = divmod(labels_BX.shape[1], height * width)
         fits = fits and not left and not channels % per_cell
