@@ -53,3 +53,9 @@ def eval_fixtures() -> Path:
 @pytest.fixture
 def mobilenet_weights() -> Path:
     return shared("weights/mobilenet_v2-b0353104.pth")
+
+
+@pytest.fixture
+def fresh_compiler() -> None:
+    """torch.compile forgets what other tests compiled: of one function it takes eight networks, then refuses."""
+    torch._dynamo.reset()

@@ -122,7 +122,7 @@ def test_computing_the_backbone_twice_changes_no_bit_of_a_run_and_may_change_on_
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_what_a_plain_one_does(scenes, tmp_path, monkeypatch):
+def test_a_compiled_run_learns_what_a_plain_one_does(fresh_compiler, scenes, tmp_path, monkeypatch):
     """With the tracing backend, which needs no C++ compiler."""
     tracing = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
     monkeypatch.setattr("foveal.engine.compilation.torch.compile", tracing)
@@ -135,7 +135,7 @@ def test_a_compiled_run_learns_what_a_plain_one_does(scenes, tmp_path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # inductor's own use
-def test_without_a_compiler_the_message_says_what_to_install(scenes, tmp_path, monkeypatch):
+def test_without_a_compiler_the_message_says_what_to_install(fresh_compiler, scenes, tmp_path, monkeypatch):
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/c++",))

@@ -190,7 +190,7 @@ def test_a_backbone_computed_twice_takes_the_same_step(precision):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"train__precision": "bf16", "train__recompute_backbone": True}])
-def test_a_compiled_network_takes_the_same_step(changes):
+def test_a_compiled_network_takes_the_same_step(fresh_compiler, changes):
     """One graph, no break; the tracing backend, so that no C++ compiler is needed."""
     config, model, batch, anchors = setup(train__optimiser="sgd", model__backbone="resnet18", **changes)
     plain = copy.deepcopy(model)

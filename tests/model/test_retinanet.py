@@ -194,7 +194,7 @@ def test_the_papers_preset_is_resnet_50_with_256_channels():
 
 
 @pytest.mark.slow
-def test_the_network_compiles_as_one_graph():
+def test_the_network_compiles_as_one_graph(fresh_compiler):
     """No graph breaks, the same values and gradients; the tracing backend, so that no C++ compiler is needed."""
     model, images = small_model(batch_norm="evaluating").train(), pictures(2, 64, 96)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
