@@ -26,6 +26,13 @@ def test_it_survives_as_metadata():
         ({"foveal_format": "2"}, "is of format 2, newer than this version"),
         ({"threshold": "high"}, "its metadata cannot be read"),
         ({"config": "model: 3"}, "its metadata cannot be read"),
+        ({"threshold": "NaN"}, "its metadata cannot be read"),
+        ({"threshold": "1.5"}, "its metadata cannot be read"),
+        ({"threshold": "1" + 400 * "0"}, "its metadata cannot be read"),
+        ({"category_ids": "[7]"}, "its metadata cannot be read"),
+        ({"category_ids": "[7, Infinity]"}, "its metadata cannot be read"),
+        ({"class_names": '["red", "red"]'}, "its metadata cannot be read"),
+        ({"check": 100_000 * "["}, "its metadata cannot be read"),
     ],
 )
 def test_metadata_that_is_not_ours_is_refused(changes, words):
