@@ -82,5 +82,5 @@ def test_what_is_no_list_is_told():
 
 @pytest.mark.parametrize("bbox", [[1, 2, -3, 4], [1, 2, 3, -4]])
 def test_a_negative_side_is_told(bbox):
-    with pytest.raises(DataError, match="image_id 5: bbox .* negative width or height"):
+    with pytest.raises(DataError, match=r"image_id 5: bbox .* negative width or height"):
         from_coco([{"image_id": 5, "category_id": 1, "bbox": bbox}], (1,))

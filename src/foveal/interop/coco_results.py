@@ -23,7 +23,8 @@ class _Result(msgspec.Struct):
 def to_coco(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """The results of one picture; `json.dump` of several lists together is a results file.
 
-    category_ids: the data set's own ids by label, as `Detector.category_ids` has them; UsageError where a label has none.
+    category_ids: the data set's own ids by label, as `Detector.category_ids` has them; UsageError where a label has
+    none.
     """
     most = max(found.labels.tolist(), default=-1)
     if most >= len(category_ids):
