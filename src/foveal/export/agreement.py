@@ -73,7 +73,12 @@ def agreement(
         borderline += sum(at_a_cut)
         unpaired += len(alone) - sum(at_a_cut)
     return Agreement(
-        len(expected), sum(len(one) for one in expected), borderline, unpaired, float(np.max(scores)), float(np.max(boxes))
+        len(expected),
+        sum(len(one) for one in expected),
+        borderline,
+        unpaired,
+        float(np.max(scores)),
+        float(np.max(boxes)),
     )
 
 
