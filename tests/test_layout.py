@@ -35,7 +35,7 @@ importers.array_pickle importers.torch_pickle importers.weight_files importers.f
 importers.classes
 importers.torchvision importers.deepforest importers.detectron2 importers.mmdetection importers.yhenon importers.fizyr
 importers.importing
-runtime.description runtime.sessions runtime.exported
+runtime.publishing runtime.description runtime.sessions runtime.exported
 export.graph export.pixels export.boxes export.network export.assembly export.formats export.agreement
 export.exporting export.benchmarking
 hub.model_card hub.pushing

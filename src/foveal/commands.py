@@ -475,13 +475,14 @@ class Benchmark:
     picture: Path | None = None
     """Picture to look at; default: one of the data that RUN was trained on, else an embedded one."""
     json: bool = False
-    """Print one JSON object instead of a table."""
+    """Print one JSON list instead of a table."""
 
     def run(self) -> int:
         from foveal.export.benchmarking import as_text, benchmark
 
         rows = benchmark(self.run_folder, self.engines, self.sizes, self.batch_size, self.seconds, self.picture)
-        print(json.dumps([row.as_dict() for row in rows], indent=1) if self.json else as_text(rows))
+        told = [row.as_dict() for row in rows]
+        print(json.dumps(told, indent=1, allow_nan=False) if self.json else as_text(rows))
         return 0
 
 

@@ -178,3 +178,17 @@ def test_json_is_written_whole(tmp_path):
     checkpoint.write_json(tmp_path / "a" / "b.json", {"é": [1]})
     assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"é": [1]}
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null"])
+def test_a_damaged_result_is_one_clear_sentence(tmp_path, text):
+    checkpoint.write_description(tmp_path, Config(), ("a",), (1,))
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"result\.json: is not an object"):
+        checkpoint.read_run(tmp_path)
+
+
+def test_a_file_in_place_of_a_run_is_told(tmp_path):
+    (tmp_path / "best.safetensors").write_text("")
+    with pytest.raises(UsageError, match="is a file; give the run's folder"):
+        checkpoint.read_run(tmp_path / "best.safetensors")

@@ -67,3 +67,16 @@ def test_so_may_the_last_of_those_that_are_kept():
 
 def test_pictures_without_detections_agree():
     assert compared(found(), found()).passed
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_agrees_with_nothing(place, value):
+    spoilt = [*CELL]
+    spoilt[place] = value
+    for ours, theirs in ((CELL, spoilt), (spoilt, CELL), (spoilt, spoilt)):
+        result = compared(found(ours), found(theirs))
+        assert result.unpaired
+        assert not result.passed
+    # One spoilt row must not hide the pair beside it.
+    assert compared(found(CELL), found(spoilt, CELL)).unpaired == 1

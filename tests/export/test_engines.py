@@ -108,6 +108,11 @@ def test_the_table_of_a_benchmark_says_what_is_missing():
     assert missing.split() == "openvino 320 this needs openvino".split()
 
 
+def test_what_was_not_measured_is_null_in_json():
+    told = json.loads(json.dumps(Row("openvino", 320, missing="this needs openvino").as_dict(), allow_nan=False))
+    assert (told["ms"], told["ms_spread"], told["memory_mb"], told["shape"]) == (None, [None, None], None, [0, 0])
+
+
 @pytest.mark.slow
 def test_a_benchmark_measures_each_engine_in_a_process_of_its_own(run, pictures, capsys):
     words = ["benchmark", str(run), "--sizes", "64", "96", "--seconds", "0.1", "--picture", str(pictures[2]), "--json"]

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from foveal.errors import ExportError, UsageError
 from foveal.export import agreement, formats
 from foveal.export.exporting import export_run, pictures_of
 from foveal.export.formats import ProgramSession
-from foveal.export.network import output_names
+from foveal.export.network import output_names, program
 from foveal.runtime.description import Description
 from foveal.runtime.exported import open_detector
+from foveal.runtime.publishing import publishable
 from foveal.runtime.sessions import open_session
 
 once = pytest.mark.usefixtures("exporter_ran_once")
@@ -82,7 +84,9 @@ def test_the_metadata_tells_all_that_a_user_needs(run, pictures):
     told = json.loads(metadata["check"])
     assert told["network"]["passed"]
     assert told["pixels"]["pictures"] == len(pictures)
-    assert Description.of_metadata(metadata, Path("x")).config == read_run(run).config
+    config = read_run(run).config
+    kept = publishable(config).with_changes({"data.max_pixels": config.data.max_pixels})
+    assert Description.of_metadata(metadata, Path("x")).config == kept
     assert [entry.version for entry in model.opset_import] == [21]
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
@@ -203,3 +207,42 @@ def test_the_example_needs_nothing_of_foveal(run, pictures, tmp_path):
     assert (first, score) == (name, f"{best:.2f}")
     assert [float(side) for side in told[0].split(" at ")[1].split()] == pytest.approx(box, abs=0.06)
     assert (tmp_path / "found.png").exists()
+
+
+PRIVATE = {
+    "model.weights": "/home/someone/own.pth",
+    "data.oversample": "/home/someone/hard.txt",
+    "data.max_pixels": 10**7,
+}
+
+
+@once
+def test_no_path_of_the_machine_is_in_a_file(run, pictures):
+    (run / "config.yaml").write_text(read_run(run).config.with_changes(PRIVATE).to_yaml())
+    written = export_run(run, pictures=pictures)
+    assert b"someone" not in written.path.read_bytes()
+    assert written.description.config.model.weights == "own.pth"
+    assert written.description.config.data.max_pixels == 10**7
+
+
+def test_a_program_tells_nobodys_source(tiny_model, tmp_path):
+    torch.export.save(program(tiny_model), tmp_path / "x.pt2")
+    with zipfile.ZipFile(tmp_path / "x.pt2") as file:
+        inside = b"".join(file.read(name) for name in file.namelist())
+    assert str(Path(foveal.__file__).parent).encode() not in inside
+    assert b"site-packages" not in inside
+
+
+@once
+def test_the_last_weights_have_their_own_threshold_or_none(run, pictures, tiny_model):
+    save_tensors(run / "last.safetensors", tiny_model.state_dict())
+    write_json(run / "result.json", {"steps": 50, "best_step": 40, "AP": 0.5, "threshold": 0.25})
+    assert export_run(run, pictures=pictures).description.threshold == 0.25
+    assert export_run(run, pictures=pictures, which="last").description.threshold is None
+    (run / "metrics.jsonl").write_text('{"step": 50, "AP": 0.4, "recommended_threshold": 0.35}\n')
+    assert export_run(run, pictures=pictures, which="last").description.threshold == 0.35
+
+
+def test_a_run_on_the_hub_is_exported_to_a_place_that_is_said():
+    with pytest.raises(UsageError, match=r"hf://alice/cells: is on the hub.*--out FILE"):
+        export_run("hf://alice/cells")

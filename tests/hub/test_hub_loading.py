@@ -180,6 +180,7 @@ def settings(hub, **changes: object) -> str:
         ({"model__backbone": "resnet152"}, WeightsError, "a RetinaNet with resnet152"),
         ({"anchors__scales": (1.0,) * 50}, WeightsError, "of another shape, such as class_head.predict.weight"),
         ({"data__size": 10**9}, CheckpointError, "data.size is 1000000000, more than the 8192"),
+        ({"data__size": 8000, "data__max_size": 0}, CheckpointError, "data.longest is 13333, more than the 8192"),
         ({"data__max_pixels": 10**12}, CheckpointError, "data.max_pixels"),
         ({"data__pad_multiple": 10**9}, CheckpointError, "data.pad_multiple"),
         (

@@ -14,7 +14,8 @@ import foveal
 from foveal.config import flat_settings
 from foveal.engine.checkpoint import read_run, run_weights
 from foveal.errors import HubError, UsageError
-from foveal.hub.pushing import publishable, push
+from foveal.hub.pushing import push, write_published
+from foveal.runtime.publishing import publishable
 
 # huggingface_hub's own, when it uploads a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -76,6 +77,27 @@ def test_a_run_with_a_backbone_of_transformers_is_not_pushed(hub, trained, tmp_p
     with pytest.raises(UsageError, match="its backbone is one of transformers"):
         push(folder, NAME)
     assert NAME not in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("backbone", "published"),
+    [("hf:/home/me/net", "hf:net"), ("hf:C:\\me\\net", "hf:net"), ("hf:microsoft/resnet-50", "hf:microsoft/resnet-50")],
+)
+def test_of_a_backbones_folder_the_name_is_left(backbone, published):
+    assert publishable(config(**{"model.backbone": backbone})).model.backbone == published
+
+
+def test_the_last_weights_travel_with_their_own_numbers(trained, tmp_path):
+    run, folders = tmp_path / "run", [tmp_path / "a", tmp_path / "b"]
+    shutil.copytree(trained, run)
+    (run / "result.json").write_text(json.dumps({"steps": 50, "best_step": 40, "AP": 0.51, "threshold": 0.31}))
+    lines = ["", json.dumps({"step": 50, "AP": 0.4, "recommended_threshold": 0.2})]
+    for folder, line in zip(folders, lines, strict=True):
+        folder.mkdir()
+        (run / "metrics.jsonl").write_text(line)
+        write_published(folder, read_run(run), NAME, "mit", "last")
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    assert results == [{"steps": 50}, {"steps": 50, "AP": 0.4, "threshold": 0.2}]
 
 
 @pytest.mark.parametrize(

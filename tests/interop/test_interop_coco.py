@@ -68,3 +68,19 @@ def test_a_file_that_is_missing_or_no_json_is_named(tmp_path):
     (tmp_path / "cut.json").write_text("[{")
     with pytest.raises(DataError, match=r"cut\.json: is not JSON"):
         from_coco(tmp_path / "cut.json", IDS)
+
+
+def test_too_few_category_ids_are_told():
+    with pytest.raises(UsageError, match="has none of the 0 category_ids"):
+        to_coco(TWO, 1, ())
+
+
+def test_what_is_no_list_is_told():
+    with pytest.raises(UsageError, match="3: is neither a list nor the path"):
+        from_coco(3, (1,))
+
+
+@pytest.mark.parametrize("bbox", [[1, 2, -3, 4], [1, 2, 3, -4]])
+def test_a_negative_side_is_told(bbox):
+    with pytest.raises(DataError, match=r"image_id 5: bbox .* negative width or height"):
+        from_coco([{"image_id": 5, "category_id": 1, "bbox": bbox}], (1,))

@@ -5,7 +5,7 @@ from detections_of_all_kinds import NAMES, SIZE, TWO, assert_same, detections
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveal.errors import DataError
+from foveal.errors import DataError, UsageError
 from foveal.interop import from_label_studio, to_label_studio
 from foveal.interop.label_studio import local_file
 
@@ -101,3 +101,13 @@ def test_of_two_people_the_last_counts():
 def test_faults_are_told_with_their_place(tasks, said):
     with pytest.raises(DataError, match=said):
         from_label_studio(tasks, NAMES)
+
+
+def test_a_local_picture_behind_its_host_has_the_same_path():
+    there = "https://a-long-name-of-a-host.in-some-company.example.com:8080/label-studio" + local_file("a b/c.png")
+    assert list(from_label_studio([task(image=there)])) == ["a b/c.png"]
+
+
+def test_what_is_no_list_is_told():
+    with pytest.raises(UsageError, match="3: is neither a list nor the path"):
+        from_label_studio(3)

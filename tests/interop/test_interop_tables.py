@@ -92,3 +92,11 @@ def test_faults_are_told_with_their_place(change, said):
     frame = change(to_pandas(PICTURES))
     with pytest.raises(DataError, match=said):
         from_pandas(frame, NAMES)
+
+
+def test_classes_that_are_whole_numbers_are_names_in_arrow():
+    columns = {"path": ["a", "a", "b"], "class": [7, 10, None]}
+    sides = {side: [float(n), float(n), None] for n, side in enumerate(("x1", "y1", "x2", "y2"))}
+    found = from_arrow(pyarrow.table({**columns, **sides}))
+    assert found["a"].class_names == found["b"].class_names == ("10", "7")
+    assert sorted(found["a"].names) == ["10", "7"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from tiny_transformers import folder_of
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.testing import assert_close
 
 from foveal.config import ModelConfig
@@ -214,3 +217,19 @@ def test_a_backbone_that_transformers_cannot_compute_twice_says_so(tmp_path):
 def test_a_backbone_for_pictures_of_one_size_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"hf:.*vitpose: cannot be run on a picture of 1344 x 1344: .*256\*192"):
         build("vitpose", tmp_path)
+
+
+def test_an_exported_graph_rounds_sizes_up_too(tmp_path):
+    # ONNX's integer division rounds towards zero, so that -(-side // stride) would be a cell short there.
+    backbone = build("dinov2", tmp_path, first_level=2).eval().requires_grad_(False)
+    example, dynamic = picture(1, 3, 352, 416), {0: Dim.STATIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter about its own names
+        written = torch.onnx.export(backbone, (example,), dynamo=True, dynamic_shapes=(dynamic,), verbose=False)
+    assert written is not None
+    written.save(tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    for height, width in ((352, 416), (64, 96), (70, 100)):
+        image = picture(1, 3, height, width)
+        for found, expected in zip(session.run(None, {"images": image.numpy()}), backbone(image), strict=True):
+            assert_close(torch.from_numpy(found), expected, atol=1e-3, rtol=1e-3)

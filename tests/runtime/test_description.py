@@ -26,6 +26,13 @@ def test_it_survives_as_metadata():
         ({"foveal_format": "2"}, "is of format 2, newer than this version"),
         ({"threshold": "high"}, "its metadata cannot be read"),
         ({"config": "model: 3"}, "its metadata cannot be read"),
+        ({"threshold": "NaN"}, "its metadata cannot be read"),
+        ({"threshold": "1.5"}, "its metadata cannot be read"),
+        ({"threshold": "1" + 400 * "0"}, "its metadata cannot be read"),
+        ({"category_ids": "[7]"}, "its metadata cannot be read"),
+        ({"category_ids": "[7, Infinity]"}, "its metadata cannot be read"),
+        ({"class_names": '["red", "red"]'}, "its metadata cannot be read"),
+        ({"check": 100_000 * "["}, "its metadata cannot be read"),
     ],
 )
 def test_metadata_that_is_not_ours_is_refused(changes, words):
@@ -80,3 +87,23 @@ def test_files_that_an_engine_does_not_read_are_refused(tmp_path):
         open_session(tmp_path / "a.xml", "onnxruntime")
     with pytest.raises(UsageError, match=r"PyTorch does not run \.xml files"):
         open_detector(tmp_path / "a.xml", "torch")
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "words"),
+    [
+        ("hf://alice/cells", "onnxruntime", r"a run on the hub has no exported file; .*--out FILE"),
+        ("hf://alice/cells", "openvino", r"a run on the hub has no exported file"),
+        ("a.onnx", "tensorrt", "give one of auto, torch, onnxruntime, openvino"),
+        ("none.onnx", "auto", "there is no such file"),
+        ("none.xml", "auto", "there is no such file"),
+        ("there.pt2", "auto", r"is a program for torch\.export\.load"),
+        ("there.safetensors", "auto", "is a file; give the run's folder"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_by_what_it_is(name, engine, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for there in ("there.pt2", "there.safetensors"):
+        (tmp_path / there).write_text("")
+    with pytest.raises(UsageError, match=words):
+        open_detector(name, engine)

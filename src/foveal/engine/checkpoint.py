@@ -102,6 +102,8 @@ def read_run(path: str | os.PathLike[str]) -> RunInfo:
     `path` of the result is the folder, which for a run of the hub lies in its cache.
     """
     folder = local_run(path)
+    if folder.is_file():
+        raise UsageError(f"{folder}: is a file; give the run's folder")
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such run folder; check the path, or train with --out {folder}")
     if not (folder / "config.yaml").exists() or not (folder / "classes.json").exists():
@@ -113,6 +115,8 @@ def read_run(path: str | os.PathLike[str]) -> RunInfo:
         ids = tuple(int(c["id"]) for c in classes)
     except (TypeError, KeyError, ValueError):
         raise CheckpointError(f"{folder / 'classes.json'}: is not a list of {{id, name}}; restore it") from None
+    if not isinstance(result, dict):
+        raise CheckpointError(f"{folder / 'result.json'}: is not an object of names and numbers; restore it")
     return RunInfo(folder, load_config(folder / "config.yaml"), names, ids, result.get("threshold"))
 
 

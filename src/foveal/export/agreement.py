@@ -73,22 +73,31 @@ def agreement(
         borderline += sum(at_a_cut)
         unpaired += len(alone) - sum(at_a_cut)
     return Agreement(
-        len(expected), sum(len(one) for one in expected), borderline, unpaired, float(max(scores)), float(max(boxes))
+        len(expected),
+        sum(len(one) for one in expected),
+        borderline,
+        unpaired,
+        float(np.max(scores)),
+        float(np.max(boxes)),
     )
 
 
 def _pairs(ours: Detections, theirs: Detections) -> tuple[list[tuple[float, float]], list[float]]:
-    """(difference of score, of box) of each pair, and the scores of those without one."""
+    """(difference of score, of box) of each pair, and the scores of those without one.
+
+    What is no finite number pairs with nothing.
+    """
     pairs, alone = [], []
     free = np.ones(len(theirs), dtype=bool)
     boxes, scores, labels = (part.numpy() for part in (theirs.boxes, theirs.scores, theirs.labels))
     for box, score, label in zip(ours.boxes.numpy(), ours.scores.numpy(), ours.labels.numpy(), strict=True):
         candidates = np.flatnonzero(free & (labels == label))
         side = max(box[2] - box[0], box[3] - box[1], 1.0)
-        box_differences = np.abs(boxes[candidates] - box).max(axis=1) / side
-        score_differences = np.abs(scores[candidates] - score)
-        worst = np.maximum(box_differences, score_differences)
-        if not len(candidates) or worst.min() > _PAIRED:
+        with np.errstate(invalid="ignore"):
+            box_differences = np.abs(boxes[candidates] - box).max(axis=1) / side
+            score_differences = np.abs(scores[candidates] - score)
+        worst = np.nan_to_num(np.maximum(box_differences, score_differences), nan=np.inf)
+        if not len(candidates) or not worst.min() <= _PAIRED:
             alone.append(float(score))
             continue
         nearest = int(worst.argmin())

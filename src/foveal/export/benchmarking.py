@@ -58,7 +58,14 @@ class Row:
     missing: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """For JSON, which knows no NaN: what was not measured is None."""
+        return {name: _number_or_none(value) for name, value in asdict(self).items()}
+
+
+def _number_or_none(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_number_or_none(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def benchmark(

@@ -23,9 +23,11 @@ from foveal.engine.predict import Detector, load
 from foveal.errors import DataError, ExportError, UsageError
 from foveal.export.agreement import Agreement, agreement
 from foveal.export.formats import OnnxFile, OpenVinoFile, ProgramFile, ProgramSession, need
+from foveal.hub.addresses import address_of
 from foveal.model.retinanet import RetinaNet
 from foveal.runtime.description import Description, fingerprint
 from foveal.runtime.exported import FILES, ExportedEngine, detector_of, weights_file
+from foveal.runtime.publishing import publishable, threshold_of
 from foveal.runtime.sessions import Session, open_session
 
 Format = Literal["onnx", "openvino", "torch"]
@@ -67,6 +69,10 @@ def export_run(
     padded inside; nms: boxes come out, not the network's outputs; `torch` has the network alone. pictures: what to
     compare on, default eight of the run's data; something must be found in them.
     """
+    if out is None and address_of(run) is not None:
+        raise UsageError(
+            f"{os.fspath(run)}: is on the hub, not in a folder of yours; say where to write with --out FILE"
+        )
     info = read_run(run)
     target = _target(info, format, out)
     for extra in {"onnx": ["onnx"], "openvino": ["onnx", "openvino"], "torch": []}[format]:
@@ -81,10 +87,11 @@ def export_run(
         )
     whole = format != "torch"
     told = Description(
-        config=info.config,
+        # Without paths; but how large a picture may be is asked wherever the file is used.
+        config=publishable(info.config).with_changes({"data.max_pixels": info.config.data.max_pixels}),
         class_names=info.class_names,
         category_ids=info.category_ids,
-        threshold=info.threshold,
+        threshold=threshold_of(info, which),
         resize=resize and whole,
         nms=nms and whole,
         weights=fingerprint(weights_file(info.path, which)),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 _ANY = 2**40
+_SOURCES = ("stack_trace", "source_fn_stack", "from_node", "custom")
 _TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -50,7 +51,13 @@ def program(network: RetinaNet) -> ExportedProgram:
     # No side of the example equals another length, else the two are taken for one.
     example = torch.zeros(2, 352, 416, 3, dtype=torch.uint8)
     with _quiet():
-        return torch.export.export(ChannelsLastInput(_still(network)), (example,), dynamic_shapes=(any_size,))
+        exported = torch.export.export(ChannelsLastInput(_still(network)), (example,), dynamic_shapes=(any_size,))
+    for module in exported.graph_module.modules():  # where in whose source a node came from is nothing to publish
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                for name in _SOURCES:
+                    node.meta.pop(name, None)
+    return exported
 
 
 def as_onnx(network: RetinaNet, opset: int) -> onnx.ModelProto:

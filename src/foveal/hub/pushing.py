@@ -9,13 +9,11 @@ Nothing else of the run's folder travels: no picture, no log, no environment, no
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from foveal.config import Config
 from foveal.engine.checkpoint import (
     RunInfo,
     Which,
@@ -30,14 +28,9 @@ from foveal.errors import HubError, UsageError
 from foveal.hub.addresses import Address, address_of, check_repository, endpoint, hub_errors, hub_library
 from foveal.hub.model_card import CardFacts, model_card
 from foveal.hub.strangers import DESCRIPTION, OPTIONAL, WEIGHTS
-from foveal.model.weights import is_imagenet_file
+from foveal.runtime.publishing import evaluation_at, name_of, publishable, threshold_of
 
 EVALUATION = "evaluation.json"
-# Of a line of metrics.jsonl that an evaluation wrote.
-NUMBERS = (
-    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "recommended_threshold",
-    "recommended_f1", "images", "objects",
-)  # fmt: skip
 
 
 def push(
@@ -87,7 +80,11 @@ def write_published(folder: Path, run: RunInfo, repository: str, license: str, w
     save_tensors(folder / ("best.safetensors" if best else "last.safetensors"), run_weights(run.path, which))
     result = _read(run.path / "result.json")
     kept = {name: result[name] for name in ("steps", "best_step", "AP", "threshold", "minutes") if name in result}
-    evaluation = _evaluation(run.path, result.get("best_step" if best else "steps"))
+    step, best_step = result.get("best_step" if best else "steps"), result.get("best_step")
+    evaluation, threshold = evaluation_at(run.path, step), threshold_of(run, which)
+    if step != best_step:  # AP and threshold of result.json are the best step's
+        of_step = {"AP": evaluation.get("AP"), "threshold": threshold}
+        kept = {name: value for name, value in {**kept, **of_step}.items() if name != "best_step" and value is not None}
     config = publishable(run.config)
     parts = {"result": kept, "evaluation": evaluation}
     write_description(
@@ -99,59 +96,22 @@ def write_published(folder: Path, run: RunInfo, repository: str, license: str, w
         license=license,
         config=config,
         class_names=run.class_names,
-        threshold=run.threshold,
-        steps=result.get("best_step" if best else "steps"),
+        threshold=threshold,
+        steps=step,
         data=_data(run.path),
         evaluation=evaluation,
-        source=(str(source["source"]), _name(str(source["file"]))) if {"source", "file"} <= source.keys() else None,
+        source=(str(source["source"]), name_of(str(source["file"]))) if {"source", "file"} <= source.keys() else None,
     )
     write_text(folder / "README.md", model_card(facts))
-
-
-def publishable(config: Config) -> Config:
-    """The config without paths: of a file of weights its name stays, of a list of pictures nothing.
-
-    What depends on the machine goes back to its default.
-    """
-    weights = config.model.weights
-    if weights not in ("imagenet", "none"):
-        name = _name(weights)
-        weights = "imagenet" if is_imagenet_file(name, config.model.backbone) else name
-    default = Config().data
-    return config.with_changes(
-        {
-            "model.weights": weights,
-            "data.oversample": "",
-            "data.workers": default.workers,
-            "data.max_pixels": default.max_pixels,
-        }
-    )
 
 
 def _data(folder: Path) -> dict[str, Any]:
     """Name and size of the training data; of its place only the last folder's name."""
     data = _read(folder / "data.json")
-    named = {"name": _name(str(data["root"]))} if "root" in data else {}
+    named = {"name": name_of(str(data["root"]))} if "root" in data else {}
     return named | {name: data[name] for name in ("images", "boxes") if isinstance(data.get(name), int)}
-
-
-def _evaluation(folder: Path, step: int | None) -> dict[str, float]:
-    """The numbers of the evaluation after `step` on the validation split; empty if there was none."""
-    path = folder / "metrics.jsonl"
-    for line in reversed(path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
-        try:
-            found = json.loads(line)
-        except ValueError:  # torn by a stop
-            continue
-        if found.get("step") == step and "AP" in found:
-            return {name: found[name] for name in NUMBERS if isinstance(found.get(name), int | float)}
-    return {}
 
 
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path) if path.exists() else {}
     return content if isinstance(content, dict) else {}
-
-
-def _name(path: str) -> str:
-    return PureWindowsPath(path).name  # knows both kinds of slashes

@@ -32,6 +32,7 @@ MAX_BRACKETS = 200
 _MOST = {
     "data.size": 8192,
     "data.max_size": 8192,
+    "data.longest": 8192,
     "data.pad_multiple": 1024,
     "data.max_pixels": Config().data.max_pixels,
     "inference.candidates_per_level": 100_000,
@@ -98,7 +99,8 @@ def _config(path: Path, name: str) -> Config:
             f"{name}: its backbone is one of transformers ({config.model.backbone[:100]}), which is not loaded from a "
             "stranger; download the run with its folder backbone, look at both, and give the folder if you trust it"
         )
-    settings = flat_settings(config)
+    # Where max_size is 0, the longer side follows from size.
+    settings = {**flat_settings(config), "data.longest": config.data.longest}
     for setting, most in _MOST.items():
         if settings[setting] > most:
             raise CheckpointError(

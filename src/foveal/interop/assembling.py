@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +64,8 @@ def numbered(found: Detections) -> Iterator[tuple[list[float], float, int]]:
 def listed(source: Any) -> tuple[Any, str]:
     """What a JSON file holds, with its name; or an iterable as a list, called by its type."""
     if not isinstance(source, str | os.PathLike):
+        if not isinstance(source, Iterable):
+            raise UsageError(f"{source!r}: is neither a list nor the path of a JSON file; give one of them")
         return source if isinstance(source, dict) else list(source), type(source).__name__
     path = Path(source)
     try:

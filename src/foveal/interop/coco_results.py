@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from foveal.detections import Detections
-from foveal.errors import DataError
+from foveal.errors import DataError, UsageError
 from foveal.interop.assembling import assembled, checked, listed, numbered
 
 
@@ -23,8 +23,12 @@ class _Result(msgspec.Struct):
 def to_coco(found: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """The results of one picture; `json.dump` of several lists together is a results file.
 
-    category_ids: the data set's own ids by label, as `Detector.category_ids` has them.
+    category_ids: the data set's own ids by label, as `Detector.category_ids` has them; UsageError where a label has
+    none.
     """
+    most = max(found.labels.tolist(), default=-1)
+    if most >= len(category_ids):
+        raise UsageError(f"label {most} has none of the {len(category_ids)} category_ids; give one for every class")
     return [
         {
             "image_id": image_id,
@@ -57,6 +61,10 @@ def from_coco(
             raise DataError(
                 f"{what}: category_id {result.category_id} is none of {', '.join(map(str, category_ids))}; "
                 "give all category_ids, in the order of the labels"
+            )
+        if result.bbox[2] < 0 or result.bbox[3] < 0:
+            raise DataError(
+                f"{what}: image_id {result.image_id}: bbox {list(result.bbox)} has a negative width or height; {fix}"
             )
     return {
         image_id: assembled(

@@ -150,4 +150,6 @@ def _detections(regions: list[_Region], names: Sequence[str], what: str) -> Dete
 
 
 def _path(image: str) -> str:
-    return unquote(image.removeprefix(LOCAL_FILES), errors="surrogateescape") if LOCAL_FILES in image[:64] else image
+    """The path of a local file, whether or not Label Studio's host stands in front; else the address as it is."""
+    _, marker, path = image.partition(LOCAL_FILES)
+    return unquote(path, errors="surrogateescape") if marker else image

@@ -59,7 +59,7 @@ def from_arrow(table: Any, class_names: Sequence[str] = ()) -> dict[str, Detecti
     return _pictures(
         table["path"].to_pylist(),
         np.stack([numbers(side) for side in SIDES], axis=1),
-        table["class"].to_pylist(),
+        [None if name is None else _name(name) for name in table["class"].to_pylist()],
         numbers("score") if "score" in table.column_names else None,
         class_names,
     )

@@ -93,7 +93,7 @@ class TransformersBackbone(Backbone):
                 features.append(padded.new_empty(0))
                 continue
             x = resampled(maps[place], stride, 2**level)
-            features.append(x[..., : -(-height // 2**level), : -(-width // 2**level)])
+            features.append(x[..., : _cells(height, 2**level), : _cells(width, 2**level)])
         return features
 
     def load_published(self) -> None:
@@ -120,7 +120,12 @@ class TransformersBackbone(Backbone):
     def _padded(self, side: int) -> int:
         """Enough for ceil(side / 32) cells of the coarsest level, and a multiple of what the network takes."""
         coarsest = 2 ** LEVELS[-1]
-        return -(-(-(-side // coarsest) * coarsest) // self.multiple) * self.multiple
+        return _cells(_cells(side, coarsest) * coarsest, self.multiple) * self.multiple
+
+
+def _cells(side: int, stride: int) -> int:
+    """ceil(side / stride), without a negative number: ONNX's division rounds those towards zero, Python's down."""
+    return (side + stride - 1) // stride
 
 
 def resampled(x: Tensor, stride: int, wanted: int) -> Tensor:

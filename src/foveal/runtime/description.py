@@ -57,7 +57,7 @@ class Description:
             raise WeightsError(f"{path}: {reason}; export the run again with this version")
         try:
             threshold = json.loads(metadata["threshold"])
-            return cls(
+            told = cls(
                 config=build_config(yaml.safe_load(metadata["config"])),
                 class_names=tuple(str(name) for name in json.loads(metadata["class_names"])),
                 category_ids=tuple(int(number) for number in json.loads(metadata["category_ids"])),
@@ -67,8 +67,20 @@ class Description:
                 weights=metadata["weights"],
                 check=json.loads(metadata["check"]),
             )
-        except (KeyError, TypeError, ValueError, yaml.YAMLError, FovealError) as error:
+            told._check()
+            return told
+        except (
+            KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError, yaml.YAMLError, FovealError
+        ) as error:  # fmt: skip
             raise WeightsError(f"{path}: its metadata cannot be read ({error}); export the run again") from None
+
+    def _check(self) -> None:
+        """ValueError for values that are of the right kind and yet say nothing."""
+        names = self.class_names
+        if not names or len(set(names)) < len(names) or len(self.category_ids) != len(names):
+            raise ValueError(f"{len(names)} class names, not all different, or {len(self.category_ids)} category ids")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"a threshold of {self.threshold:g}")
 
 
 def fingerprint(file: Path) -> str:

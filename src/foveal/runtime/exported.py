@@ -19,12 +19,14 @@ from foveal.detections import Batch
 from foveal.engine.checkpoint import RunInfo, Which, read_run
 from foveal.engine.predict import Detector, load
 from foveal.errors import CheckpointError, UsageError
+from foveal.hub.addresses import address_of
 from foveal.model.retinanet import Outputs
 from foveal.runtime.description import Description, fingerprint
 from foveal.runtime.sessions import EngineName, Session, open_session
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 """Where `foveal export` puts a file of each format in the run's folder."""
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,19 @@ def open_detector(
     Runtime for .onnx, OpenVINO for .xml. Given a folder and another engine than PyTorch, the file that `foveal export`
     left there is opened; UsageError if it was made of other weights than `which` now are. A file alone has its own.
     """
+    if engine not in ENGINES:
+        raise UsageError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
+    if engine not in ("auto", "torch") and address_of(path) is not None:
+        raise UsageError(
+            f"{os.fspath(path)}: a run on the hub has no exported file; write one with foveal export "
+            f"{os.fspath(path)} --out FILE, and give that file"
+        )
     file = Path(path)
-    suffix = file.suffix if file.is_file() else ""
+    suffix = "" if file.is_dir() else file.suffix
+    if suffix in (".onnx", ".xml") and not file.exists():
+        raise UsageError(f"{file}: there is no such file; check the path, or make it with foveal export")
+    if suffix == ".pt2" and file.exists():
+        raise UsageError(f"{file}: is a program for torch.export.load; give the run's folder, or a .onnx or .xml file")
     if engine == "auto":
         engine = "onnxruntime" if suffix == ".onnx" else "openvino" if suffix == ".xml" else "torch"
     if engine == "torch":
