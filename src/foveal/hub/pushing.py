@@ -79,12 +79,14 @@ def write_published(folder: Path, run: RunInfo, repository: str, license: str, w
     best = which == "best" and (run.path / "best.safetensors").exists()
     save_tensors(folder / ("best.safetensors" if best else "last.safetensors"), run_weights(run.path, which))
     result = _read(run.path / "result.json")
-    kept = {name: result[name] for name in ("steps", "best_step", "AP", "threshold", "minutes") if name in result}
+    kept: dict[str, Any] = {
+        name: result[name] for name in ("steps", "best_step", "AP", "threshold", "minutes") if name in result
+    }
     step, best_step = result.get("best_step" if best else "steps"), result.get("best_step")
     evaluation, threshold = evaluation_at(run.path, step), threshold_of(run, which)
     if step != best_step:  # AP and threshold of result.json are the best step's
         of_step = {"AP": evaluation.get("AP"), "threshold": threshold}
-        kept = {name: value for name, value in {**kept, **of_step}.items() if name != "best_step" and value is not None}
+        kept = {name: value for name, value in (kept | of_step).items() if name != "best_step" and value is not None}
     config = publishable(run.config)
     parts = {"result": kept, "evaluation": evaluation}
     write_description(
