@@ -139,6 +139,6 @@ def test_without_a_compiler_the_message_says_what_to_install(fresh_compiler, sce
     import torch._inductor.config
 
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/c++",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))  # what was compiled before is not found
     with pytest.raises(TrainingError, match=r"train\.compile: torch cannot compile .*install a C\+\+ compiler"):
         train(scenes, tmp_path / "run", tiny(model__backbone="resnet18", train__compile=True))
