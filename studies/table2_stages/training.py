@@ -80,7 +80,9 @@ class Trainer:
         self.optimiser = make_optimiser(self.model, self.config.train)
         self.progress = Progress(total=self.config.train.steps)
         if snapshot is None:
-            write_run(folder, self.config, self.table, None, device, world=1)
+            write_run(
+                folder, self.config, self.table, None, device, world=1, backbone=self.model.backbone.description()
+            )
             checkpoint.write_json(folder / "settings.json", asdict(settings))
         else:
             self._restore(snapshot)
