@@ -22,7 +22,10 @@ def losses_agree(ours: Answer, theirs: Answer) -> str:
 
 
 def matches_agree(ours: Answer, theirs: Answer) -> str:
-    """The same anchors positive for the same objects. One in 500 may differ: IoU is rounded in different orders."""
+    """The same anchors positive for the same objects. Pairs that one side alone has may be .2 % of all.
+
+    IoU is rounded in different orders. Other ignored anchors are told, not refused.
+    """
     ours_of, theirs_of = (set(zip(a["positive"], a["object"], strict=True)) for a in (ours, theirs))
     ignored = "the same ignored" if ours["ignored"] == theirs["ignored"] else "other ignored"
     return _few(len(ours_of ^ theirs_of), len(theirs_of), 0.002, "positive anchors") + ", " + ignored
@@ -48,7 +51,7 @@ def detections_agree(ours: Answer, theirs: Answer) -> str:
 
 
 def kept_agree(ours: Answer, theirs: Answer) -> str:
-    """The same boxes stay. One in 500 may differ: classes are told apart in ways that round differently."""
+    """The same boxes stay; those of one side alone may be .2 %: telling classes apart rounds in two ways."""
     return _few(len(set(ours["kept"]) ^ set(theirs["kept"])), len(theirs["kept"]), 0.002, "kept boxes")
 
 
