@@ -192,7 +192,7 @@ def test_torchs_files_may_not_hash_nested_tuples_for_ever(tmp_path, monkeypatch)
 
 
 def test_torchs_files_may_not_copy_one_value_again_and_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.importers.torch_pickle.MAX_STEPS", 10_000)
+    monkeypatch.setattr("foveal.model.torch_pickle.MAX_STEPS", 10_000)
     many = b"(" + b"".join(b"X\x04\x00\x00\x00%04d" % n + b"N" for n in range(1000)) + b"u"
     again = b"ccollections\nOrderedDict\n)Rh\x00b" * 50
     file = zipped(tmp_path, b"\x80\x02](}q\x00" + many + again + b"e.")
@@ -200,7 +200,7 @@ def test_torchs_files_may_not_copy_one_value_again_and_again(tmp_path, monkeypat
 
 
 def test_torchs_files_may_not_take_steps_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.importers.torch_pickle.MAX_STEPS", 1000)
+    monkeypatch.setattr("foveal.model.torch_pickle.MAX_STEPS", 1000)
     assert "takes more steps" in refused(zipped(tmp_path, b"\x80\x02](" + b"}" * 2000 + b"e."))
 
 
