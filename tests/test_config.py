@@ -102,7 +102,16 @@ def test_a_wrong_setting_is_refused_by_name_value_and_fix(values, words):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", ["is not YAML"]), ("- a\n", ["list", "seed: 1"]), ("train: 3\n", ["train", "3"])],
+    [
+        ("{", ["is not YAML"]),
+        ("- a\n", ["list", "seed: 1"]),
+        ("train: 3\n", ["train", "3"]),
+        ("seed: 1\ninference:\n  max_detections: 2001-13-45\n", ["is not YAML", "month must be in 1..12", "line 3"]),
+        (f"seed: {'9' * 5000}\n", ["is not YAML", "digits", "line 1"]),
+        ("seed: !!timestamp x\n", ["is not YAML", "line 1"]),
+        ("seed: !!bool x\n", ["is not YAML", "line 1"]),
+        ("[" * 5000, ["is nested too deeply"]),
+    ],
 )
 def test_a_file_that_is_no_config_is_refused_by_name(tmp_path, text, words):
     file = tmp_path / "broken.yaml"
@@ -111,6 +120,7 @@ def test_a_file_that_is_no_config_is_refused_by_name(tmp_path, text, words):
         load_config(file)
     for word in ["broken.yaml", *words]:
         assert word in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_missing_file_and_an_unknown_preset_are_refused():

@@ -8,7 +8,7 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes sweep_nms nms anchors reach grid_matching
+errors names config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.classification losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total

@@ -417,5 +417,16 @@ def test_keras_files_with_links_or_empty_promises_are_refused(tmp_path):
         for number in range(20):
             file[f"b{number}/kernel:0"] = file["a/kernel:0"]
     assert "is no plain array in this file" in refused(tmp_path / "many.h5")
+    with h5py.File(tmp_path / "tree.h5", "w") as file:  # 40 links a level, 8 levels: 6 trillion ways
+        group = file
+        for level in range(8):
+            following = file.create_group(f"level{level}")
+            for link in range(40):
+                group[f"{link}"] = following
+            group = following
+    assert "links" in refused(tmp_path / "tree.h5")
+    with h5py.File(tmp_path / "circle.h5", "w") as file:
+        file.create_group("a")["b"] = file["/"]
+    assert "links" in refused(tmp_path / "circle.h5")
     (tmp_path / "cut.h5").write_bytes((tmp_path / "many.h5").read_bytes()[:3000])
     assert "fetch it again" in refused(tmp_path / "cut.h5")

@@ -20,6 +20,7 @@ from foveal.errors import UsageError, WeightsError
 from foveal.importers.array_pickle import RefusedPickleError, read_array_pickle
 from foveal.model.torch_files import BEFORE_ZIP, read_torch_file
 from foveal.model.weights import MAX_BYTES, MAX_TENSORS, are_named_tensors, check_tensors, read_tensors
+from foveal.names import printable
 
 # Where training scripts put the state dict beside other things: mmdetection and Lightning, detectron2 and torchvision.
 _PLACES = ("state_dict", "model", "model_state_dict")
@@ -122,14 +123,21 @@ def _keras_layers(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise UsageError(f"{path}: Keras files are read by h5py, which is not installed: pip install h5py") from None
     found: dict[str, Any] = {}
-    left = path.stat().st_size
+    left, steps = path.stat().st_size, 0
+    visited: set[int] = set()
+    not_plain = WeightsError(f"{path}: is no plain Keras file (links, or too many weights) and is not read")
 
     def visit(group: Any, depth: int) -> None:
-        nonlocal left
+        nonlocal left, steps
+        address = h5py.h5o.get_info(group.id).addr
+        if address in visited:
+            raise not_plain
+        visited.add(address)
         for key in group:
-            # Links may lead to other files or in circles; only what lies here is looked at.
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or depth > 8 or len(found) > MAX_TENSORS:
-                raise WeightsError(f"{path}: is no plain Keras file (links, or too many weights) and is not read")
+            steps += 1
+            # Links may lead to other files, in circles, or to one group again and again.
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink) or depth > 8 or steps > 4 * MAX_TENSORS:
+                raise not_plain
             item = group[key]
             if isinstance(item, h5py.Group):
                 if key != "optimizer_weights":
@@ -137,7 +145,7 @@ def _keras_layers(path: Path) -> dict[str, Tensor]:
                 continue
             left -= item.size * item.dtype.itemsize
             if left < 0 or item.chunks or item.external or item.is_virtual or item.dtype.kind not in "fiu":
-                raise WeightsError(f"{path}: {item.name[:100]} is no plain array in this file and is not read")
+                raise WeightsError(f"{path}: {printable(item.name)} is no plain array in this file and is not read")
             found["/".join(item.name.split("/")[-2:]).removesuffix(":0")] = item[()]
 
     try:
@@ -147,6 +155,6 @@ def _keras_layers(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # whatever HDF5 finds in damaged bytes
         raise WeightsError(
-            f"{path}: is damaged or cut off ({' '.join(str(error).split())[:100]}); fetch it again"
+            f"{path}: is damaged or cut off ({printable(' '.join(str(error).split()))}); fetch it again"
         ) from None
     return {name: _tensor(array) for name, array in found.items()}
