@@ -33,7 +33,7 @@ analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retra
 analysis.bootstrapping
 analysis.logit_counts analysis.loss_shares analysis.loss_text analysis.loss_distribution analysis.loss_figures
 importers.array_pickle importers.weight_files importers.folding importers.converted
-importers.classes
+importers.classes importers.mmdetection_config
 importers.torchvision importers.deepforest importers.detectron2 importers.mmdetection importers.yhenon importers.fizyr
 importers.importing
 runtime.publishing runtime.description runtime.sessions runtime.exported

@@ -309,16 +309,6 @@ class Config(Group):
                 f"anchors.sizes has {len(self.anchors.sizes)} entries for the {len(levels)} levels "
                 f"{self.model.levels}: give one size a level, or none for {' '.join(str(4 * 2**n) for n in levels)}"
             )
-        if self.model.batch_norm == "frozen" and self.model.weights == "none":
-            raise ValueError(
-                "model.batch_norm is frozen but model.weights is none: frozen statistics of a random network are "
-                "random; set model.batch_norm to trained, or give weights"
-            )
-        if self.model.frozen_stages and self.model.weights == "none":
-            raise ValueError(
-                f"model.frozen_stages is {self.model.frozen_stages} but model.weights is none: frozen random layers "
-                "never learn; set model.frozen_stages to 0, or give weights"
-            )
         if self.model.backbone.startswith("hf:") and self.model.weights not in ("imagenet", "none"):
             raise ValueError(
                 f"model.weights is {self.model.weights} but model.backbone is {self.model.backbone}, which brings its "
@@ -410,7 +400,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, which tells what Python makes nothing of (a 13th month, 5000 digits) by another error without a line."""
+    """PyYAML's; what Python makes nothing of (a 13th month, 5000 digits) is a YAMLError with a line here too."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:

@@ -213,7 +213,7 @@ TENSOR_OF_4_TIB = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offs
         ({"config_yaml": "inference: {max_detections: 2001-13-45}"}, "config.yaml is not read: .*month must be in"),
         ({"config_yaml": "inference: {max_detections: %s}" % ("9" * 5000)}, "config.yaml is not read: .*digits"),
         ({"config_yaml": "inference: {max_detections: %s}" % ("9" * 4000)}, "inference.max_detections is 9999"),
-        ({"config_yaml": "{\"\\e[2J\": 1}"}, r"config.yaml is not read: .*\\x1b"),
+        ({"config_yaml": '{"\\e[2J": 1}'}, r"config.yaml is not read: .*\\x1b"),
         ({"config_yaml": "model: {backbon: x}"}, "there is no such setting; did you mean model.backbone"),
         ({"config_yaml": b"\xff\xfe"}, "config.yaml is not read"),
         ({"classes_json": "[" * 100_000}, "classes.json is not read"),

@@ -103,16 +103,17 @@ def _config(path: Path, name: str) -> Config:
     # Its network would be made of a stranger's description, or of whatever lies where its name leads.
     if config.model.backbone.startswith("hf:"):
         raise CheckpointError(
-            f"{name}: its backbone is one of transformers ({printable(config.model.backbone)}), which is not loaded from a "
-            "stranger; download the run with its folder backbone, look at both, and give the folder if you trust it"
+            f"{name}: its backbone is one of transformers ({printable(config.model.backbone)}), which is not "
+            "loaded from a stranger; download the run with its folder backbone, look at both, and give the folder if "
+            "you trust it"
         )
     # Where max_size is 0, the longer side follows from size.
     settings = {**flat_settings(config), "data.longest": config.data.longest}
     for setting, most in _MOST.items():
         if settings[setting] > most:
             raise CheckpointError(
-                f"{name}: its {setting} is {printable(settings[setting])}, more than the {most} that is allowed to a stranger; "
-                "download it, look at config.yaml, and give the folder if you trust it"
+                f"{name}: its {setting} is {printable(settings[setting])}, more than the {most} that is allowed to a "
+                "stranger; download it, look at config.yaml, and give the folder if you trust it"
             )
     return config
 
@@ -121,7 +122,9 @@ def _json(path: Path, kind: Any, name: str) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{name}: its {path.name} is not read: {printable(str(error).replace('`', ''), 200)}") from None
+        raise CheckpointError(
+            f"{name}: its {path.name} is not read: {printable(str(error).replace('`', ''), 200)}"
+        ) from None
 
 
 def _check_weights(path: Path, name: str, config: Config, num_classes: int) -> None:
@@ -167,6 +170,8 @@ def _check_numbers(what: str, keys: list[str], tensor_of: Callable[[str], torch.
     for key in keys:
         tensor = tensor_of(key)
         if tensor.is_complex() or not (tensor.is_floating_point() or key.endswith("num_batches_tracked")):
-            raise WeightsError(f"{what}: {printable(key)} is of {tensor.dtype}, and weights are floats; it is not loaded")
+            raise WeightsError(
+                f"{what}: {printable(key)} is of {tensor.dtype}, and weights are floats; it is not loaded"
+            )
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise WeightsError(f"{what}: {printable(key)} holds what is no finite number; it is not loaded")

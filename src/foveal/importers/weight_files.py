@@ -61,6 +61,11 @@ def read_weight_file(path: Path) -> WeightFile:
         content = read_torch_file(path, _IF_MORE)
     elif start.startswith(b"\x80"):
         content = _pickled_content(path)
+    elif start.startswith((b"(d", b"(l", b"}q")):
+        raise WeightsError(
+            f"{path}: is a pickle of protocol 0 or 1, which is not read; if you trust the file, write it anew: "
+            "pickle.dump(pickle.load(open(FILE, 'rb')), open(NEW, 'wb'), protocol=4)"
+        )
     else:
         raise WeightsError(f"{path}: is no weight file that is known (.pth, .pkl, .safetensors, .h5); fetch it again")
     return _checked(_state_dict(path, content))

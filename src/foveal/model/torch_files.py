@@ -16,6 +16,7 @@ import torch
 
 from foveal.errors import WeightsError
 from foveal.model.torch_pickle import RefusedTorchPickleError, check_torch_pickle
+from foveal.names import printable
 
 MAX_STRUCTURE_BYTES = 16 * 2**20
 """Of what torch.save pickles beside the tensors' numbers: names, shapes, an optimiser's state."""
@@ -57,12 +58,16 @@ def read_torch_file(path: Path, if_more: str = _ALONE) -> Any:
 
 def why_unreadable(error: Exception) -> str:
     """What a message says after the name of a weight file that torch or safetensors could not read, and why."""
-    reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
+    reason = _first_sentence(error)
     if isinstance(error, pickle.UnpicklingError):
         if "GLOBAL" in str(error):
             return f"holds more than tensors and is not opened, {_ALONE}"
         reason = "not written by torch.save"
     return f"is damaged or no weight file ({reason}); fetch it again"
+
+
+def _first_sentence(error: Exception) -> str:
+    return printable(" ".join(str(error).split()).split(". ")[0], 200) or type(error).__name__
 
 
 class _Bounded(io.BufferedReader):
@@ -86,8 +91,7 @@ def _check_archive(path: Path) -> None:
     except WeightsError:
         raise
     except Exception as error:  # whatever damaged bytes lead to
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        raise WeightsError(f"{path}: is damaged or no weight file ({reason}); fetch it again") from None
+        raise WeightsError(f"{path}: is damaged or no weight file ({_first_sentence(error)}); fetch it again") from None
     for structure in dict.fromkeys(structures):
         check_torch_pickle(io.BytesIO(structure), size)
 

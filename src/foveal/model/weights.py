@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from foveal.errors import WeightsError
 from foveal.model.torch_files import read_torch_file, why_unreadable
+from foveal.names import printable
 
 # torchvision's first ImageNet weights of each backbone; the hexadecimal ending is the file's checksum.
 _URL = "https://download.pytorch.org/models/"
@@ -54,8 +55,8 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
         example = (missing or unknown or other_shape)[0]
         raise WeightsError(
             f"{path}: these are not {name} weights ({len(missing)} tensors missing, {len(unknown)} unknown, "
-            f"{len(other_shape)} of another shape, such as {example}); set model.backbone to the network that the file "
-            "was made for, or model.weights to a file of torchvision's state dict for it"
+            f"{len(other_shape)} of another shape, such as {printable(example)}); set model.backbone to the network "
+            "that the file was made for, or model.weights to a file of torchvision's state dict for it"
         )
     backbone.load_state_dict(tensors, strict=False)
 
@@ -84,7 +85,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     ):
         held = f"entries {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
-            f"{path}: is not a state dict but holds {held[:200]}; save the state dict alone: "
+            f"{path}: is not a state dict but holds {printable(held, 200)}; save the state dict alone: "
             "torch.save(model.state_dict(), path)"
         )
     check_tensors(path, content)
@@ -102,7 +103,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise WeightsError(f"{path}: holds {len(tensors):,} tensors, more than any RetinaNet; give its weights alone")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
-            raise WeightsError(f"{path}: {name[:100]} is no plain tensor; save the state dict in float32")
+            raise WeightsError(f"{path}: {printable(name)} is no plain tensor; save the state dict in float32")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if claimed > size:
         raise WeightsError(
