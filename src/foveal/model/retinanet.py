@@ -99,12 +99,12 @@ def _check_start(config: ModelConfig) -> None:
     if config.batch_norm == "frozen":
         raise ConfigError(
             "model.batch_norm is frozen but model.weights is none: frozen statistics of a random network are "
-            "random; set model.batch_norm to trained, or give weights"
+            "random; set model.batch_norm to trained, give weights, or start from a run with --weights"
         )
     if config.frozen_stages:
         raise ConfigError(
             f"model.frozen_stages is {config.frozen_stages} but model.weights is none: frozen random layers "
-            "never learn; set model.frozen_stages to 0, or give weights"
+            "never learn; set model.frozen_stages to 0, give weights, or start from a run with --weights"
         )
 
 
