@@ -69,9 +69,6 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weight file; give the path of a .safetensors or .pth file")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise WeightsError(f"{path}: has {size:,} bytes, more than any network's; give its state dict alone")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -79,6 +76,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         except Exception as error:
             raise WeightsError(f"{path}: {why_unreadable(error)}") from None
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise WeightsError(f"{path}: has {size:,} bytes, more than any network's; give its state dict alone")
     content = read_torch_file(path)
     if not isinstance(content, dict) or not all(
         isinstance(t, Tensor) and isinstance(k, str) for k, t in content.items()
