@@ -28,7 +28,7 @@ BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """What torch's files begin with, now and before version 1.6."""
 
 _ALONE = (
-    "because that could run a stranger's code; save its state dict alone, as .safetensors or with "
+    "it could run a stranger's code, so save its state dict alone, as .safetensors or with "
     "torch.save(model.state_dict(), path)"
 )
 
@@ -61,7 +61,7 @@ def why_unreadable(error: Exception) -> str:
     reason = _first_sentence(error)
     if isinstance(error, pickle.UnpicklingError):
         if "GLOBAL" in str(error):
-            return f"holds more than tensors and is not opened, {_ALONE}"
+            return f"holds more than tensors and is not opened; {_ALONE}"
         reason = "not written by torch.save"
     return f"is damaged or no weight file ({reason}); fetch it again"
 
