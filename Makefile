@@ -31,7 +31,7 @@ demo: $(INSTALLED)
 	$(BIN)/foveal demo --out runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -434,11 +434,10 @@ def wait_for_lines(process: subprocess.Popen, file: Path, count: int) -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_at_twelve_random_moments_ends_with_the_same_bits(scenes, tmp_path):
+    settings = tiny(train__steps=240, train__evaluate_every=80, train__checkpoint_every=4, train__ema=0.9)
     config = tmp_path / "config.yaml"
-    config.write_text(
-        tiny(train__steps=240, train__evaluate_every=80, train__checkpoint_every=4, train__ema=0.9).to_yaml()
-    )
-    finish(start(scenes, tmp_path / "whole", config))
+    config.write_text(settings.to_yaml())
+    run_tiny(scenes, tmp_path / "whole", settings)
     moments = random.Random(7)
     for kill in range(12):
         workers = kill % 3
@@ -451,7 +450,7 @@ def test_a_run_killed_at_twelve_random_moments_ends_with_the_same_bits(scenes, t
             os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, f"kill {kill} met a run that was no longer running: {said}"
-    finish(start(scenes, tmp_path / "broken", config))
+    run_tiny(scenes, tmp_path / "broken", settings, resume=True)
     assert (tmp_path / "broken/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
     assert (tmp_path / "broken/best.safetensors").read_bytes() == (tmp_path / "whole/best.safetensors").read_bytes()
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
@@ -469,12 +468,11 @@ def test_one_process_two_processes_and_micro_batches_learn_the_same(scenes, tmp_
         "train__backbone_lr": 1.0,
         "train__evaluate_every": 10,
     }
-    plain, split = tmp_path / "plain.yaml", tmp_path / "split.yaml"
+    plain = tmp_path / "plain.yaml"
     plain.write_text(tiny(**common).to_yaml())
-    split.write_text(tiny(**common, train__accumulate=2).to_yaml())
-    finish(start(scenes, tmp_path / "one", plain))
+    run_tiny(scenes, tmp_path / "one", tiny(**common))
     finish(start(scenes, tmp_path / "two", plain, processes=2))
-    finish(start(scenes, tmp_path / "accumulated", split))
+    run_tiny(scenes, tmp_path / "accumulated", tiny(**common, train__accumulate=2))
     one = run_weights(tmp_path / "one", "last")
     moved = max(float((one[n] - t).abs().max()) for n, t in _fresh_weights(plain).items() if "predict" in n)
     assert moved > 1e-3
