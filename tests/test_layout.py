@@ -21,7 +21,7 @@ data.augment data.plan data.loader data.painting data.scenes
 drawing
 interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
 hub.addresses hub.strangers hub.fetching
-engine.allocator engine.progress engine.schedule engine.checkpoint engine.compilation engine.ema
+engine.allocator engine.progress engine.schedule engine.checkpoint engine.run_numbers engine.compilation engine.ema
 engine.usable
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate

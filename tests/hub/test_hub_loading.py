@@ -109,7 +109,7 @@ def test_a_push_in_the_midst_of_a_fetch_does_not_mix_two_runs(pushed):
 def test_a_file_that_has_grown_since_it_was_looked_at_is_not_fetched(pushed):
     pushed.after_listing.append(lambda: change(pushed, result_json='{"threshold": 0.9}' + " " * 2**20))
     assert foveal.load(HERE).threshold == 0.31
-    with pytest.raises(WeightsError, match="result.json has .* bytes, more than any run's"):
+    with pytest.raises(WeightsError, match=r"result\.json has .* bytes, more than any run's"):
         foveal.load(HERE)
 
 

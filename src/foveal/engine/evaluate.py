@@ -46,8 +46,8 @@ def evaluate(
     """Scores a run on one split of a data set.
 
     Classes are matched by name; what the run or the data does not know is noted. Precision, recall and F1 are taken at
-    `threshold`; None is the one that the run recommends, but never on the split it was found on (the run's validation
-    split), nor where the run has none: there it is `inference.show_threshold`.
+    `threshold`; None is the one that the run recommends for these weights, but never on the split it was found on (the
+    run's validation split), nor where the run has none: there it is `inference.show_threshold`.
     format: of the labels, where the folder holds several. skip_bad: leaves out pictures that cannot be read; without it
     they raise ImageError. progress(done, total) is called after each batch of pictures.
     """
@@ -99,8 +99,8 @@ def evaluate_detector(
     validation = info.config.data.val_split in (split, table.split)
     if threshold is not None:
         source = "given"
-    elif info.threshold is not None and not validation:
-        threshold, source = info.threshold, "the run's, found on its validation split"
+    elif detector.recommended is not None and not validation:
+        threshold, source = detector.recommended, "the run's, found on its validation split"
     else:
         threshold, source = info.config.inference.show_threshold, "inference.show_threshold"
     return score(truth_of(table), found_of(table, found), threshold, source, metric, plus_one, notes)
