@@ -386,7 +386,7 @@ def test_the_command_answers_2_to_misuse_and_1_to_bad_files(tmp_path, good, caps
 def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "snapshot.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    assert "pip install h5py" in refused(tmp_path / "snapshot.h5")
+    assert 'pip install "foveal[keras]"' in refused(tmp_path / "snapshot.h5")
 
 
 def test_a_keras_file_is_read_and_its_optimiser_is_not(tmp_path):
