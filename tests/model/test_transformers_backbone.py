@@ -238,8 +238,8 @@ def test_maps_that_are_no_whole_grids_are_refused_in_numbers(monkeypatch):
     with pytest.raises(WeightsError) as refused:
         transformers_backbone.measure(description)
     assert str(refused.value) == (
-        "model.backbone hf:own: its feature maps are no grids of cells: at stride 4 a picture of 192 x 128 has a map of "
-        "47 x 31 cells, not 48 x 32; take another one, such as hf:microsoft/resnet-50"
+        "model.backbone hf:own: its feature maps are no grids of cells: at stride 4 a picture of 192 x 128 has a map "
+        "of 47 x 31 cells, not 48 x 32; take another one, such as hf:microsoft/resnet-50"
     )
 
 
