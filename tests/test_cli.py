@@ -135,7 +135,7 @@ def test_evaluate_skips_unreadable_pictures_only_when_asked(run, scenes, tmp_pat
     assert main(["evaluate", str(run), str(tmp_path / "cut"), "--json", "--skip-bad"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 3
-    assert any("1 unreadable pictures" in note for note in found["notes"])
+    assert any("1 unreadable picture" in note for note in found["notes"])
 
 
 def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, capsys):

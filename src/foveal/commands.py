@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from foveal.config import Config, preset
 from foveal.errors import UsageError
+from foveal.wording import counted
 
 Preset = Literal["light", "paper"]
 Settings = Annotated[Config, arg(name="")]
@@ -378,8 +379,8 @@ class Import:
         from foveal.importers.importing import import_run
 
         run = import_run(self.file, self.out, self.source, self.names)
-        model = run.config.model
-        print(f"{run.path}: {model.backbone}, {len(run.class_names)} classes; next: foveal predict {run.path} PICTURES")
+        made = f"{run.config.model.backbone}, {counted(len(run.class_names), 'class')}"
+        print(f"{run.path}: {made}; next: foveal predict {run.path} PICTURES")
         return 0
 
 

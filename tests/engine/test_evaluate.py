@@ -357,8 +357,14 @@ def test_classes_that_one_side_does_not_know_are_noted(run_of):
 def test_faulty_labels_are_noted(run_of):
     table = replace(small_table(), problems=(Problem("a.json", "", "bbox", "", "is empty", "remove it"),))
     assert evaluate(run_of(("cell", "platelet"), PERFECT), table).notes == (
-        "1 faulty labels are left out; `foveal inspect` lists them",
+        "left out 1 faulty label; `foveal inspect` tells more",
     )
+
+
+def test_faulty_labels_are_told_once_where_they_are_skipped(run_of):
+    table = replace(small_table(), problems=(Problem("a.json", "", "bbox", "", "is empty", "remove it"),))
+    notes = evaluate(run_of(("cell", "platelet"), detections()), table, skip_bad=True).notes
+    assert notes == ("test: skipped 1 faulty label and 3 unreadable pictures",)
 
 
 def test_no_class_in_common_is_refused(run_of):

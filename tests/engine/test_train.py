@@ -217,7 +217,7 @@ def test_faulty_labels_stop_training_unless_told_to_skip_them(scenes, tmp_path):
     notes = Notes()
     config = tiny(data__skip_bad=True, train__steps=1)
     train(data, tmp_path / "run", config=config, device="cpu", reporter=notes)
-    assert any("skipped 1 faulty labels and 0 unreadable pictures" in line for line in notes.lines)
+    assert any("skipped 1 faulty label and 0 unreadable pictures" in line for line in notes.lines)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_level_term_and_pictures(scenes, tmp_path):
@@ -316,7 +316,7 @@ def test_a_missing_picture_is_told_before_the_first_step(scenes, tmp_path):
     notes = Notes()
     config = tiny(data__skip_bad=True, train__steps=1)
     train(data, tmp_path / "run", config=config, device="cpu", reporter=notes)
-    assert any("skipped 0 faulty labels and 1 unreadable pictures" in line for line in notes.lines)
+    assert any("skipped 0 faulty labels and 1 unreadable picture" in line for line in notes.lines)
 
 
 def test_a_validation_split_that_is_asked_for_by_name_must_exist(scenes, tmp_path):

@@ -343,7 +343,7 @@ def test_the_length_that_safetensors_starts_with_is_not_taken_for_a_pickle(tmp_p
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["cat"], "has 1 lines, 0 of them empty, for 2 outputs"),
+        (["cat"], "has 1 line, 0 of them empty, for 2 outputs"),
         (["cat", ""], "has 2 lines, 1 of them empty, for 2 outputs"),
         (["cat", "cat"], "names cat twice"),
         (["-", "-"], "names no class at all"),

@@ -29,6 +29,7 @@ from foveal.engine.checkpoint import RunInfo, Which, read_run, run_weights
 from foveal.engine.run_numbers import threshold_of
 from foveal.errors import CheckpointError, UsageError
 from foveal.model.retinanet import build_model
+from foveal.wording import counted
 
 log = logging.getLogger("foveal")
 
@@ -194,8 +195,8 @@ class Detector:
 
     def __repr__(self) -> str:
         return (
-            f"Detector({self.config.model.backbone}, {len(self.class_names)} classes, {self.config.data.size} px, "
-            f"threshold {self.threshold:g}, {self.device})"
+            f"Detector({self.config.model.backbone}, {counted(len(self.class_names), 'class')}, "
+            f"{self.config.data.size} px, threshold {self.threshold:g}, {self.device})"
         )
 
 
