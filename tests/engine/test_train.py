@@ -18,10 +18,11 @@ import torch
 
 from foveal.config import Config, preset
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import Progress, read_run, read_tensors, run_weights
+from foveal.engine.checkpoint import Progress, read_run, run_weights
 from foveal.engine.progress import Silent
 from foveal.engine.train import train
 from foveal.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
+from foveal.model.weights import read_tensors
 
 TINY = {
     "model": {
