@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from foveal.cli import main
+from foveal.commands import COMMANDS
 from foveal.config import load_config
 from foveal.data.scenes import write_scenes
 from foveal.errors import FovealError
@@ -45,6 +46,13 @@ def test_help_answers_without_importing_torch():
     assert done.returncode == 0, done.stderr
     for command in ("demo", "inspect", "train", "evaluate", "predict"):
         assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_speaks_of_no_python_values(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    assert "None" not in capsys.readouterr().out
 
 
 def test_help_of_a_command_shows_the_presets_values(capsys):
