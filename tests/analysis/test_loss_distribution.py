@@ -315,7 +315,7 @@ def test_a_run_of_any_name_can_be_drawn(scenes, tmp_path):
 
 def test_the_command_prints_tables_and_writes_nothing_unless_asked(run, scenes, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["losses", str(run), str(scenes)]) == 0
+    assert main(["losses", str(run), str(scenes), "--device", "cpu"]) == 0
     assert "gamma 0.5" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
