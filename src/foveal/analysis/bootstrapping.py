@@ -173,7 +173,7 @@ class _Scores:
 
 def _refuse_without_pictures(inputs: Sequence[str | os.PathLike[str]]) -> None:
     """A list on standard input can be read once only, so it is looked at when its turn comes."""
-    if "-" in map(os.fspath, inputs):
+    if "-" in [os.fspath(one) for one in inputs]:
         return
     faults = []
     for source in Sources(inputs, max_pixels=sys.maxsize):

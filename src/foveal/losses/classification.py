@@ -19,7 +19,7 @@ not left to automatic differentiation, which multiplies inf by 0 there for gamma
 
 Against float64, for targets of 0 and 1: sums are within 1e-6 relative, gradients within 2e-6 relative + 1e-12. Hinge's
 values are differences, and within 1e-7 absolute. Under a soft target the two sides of a gradient cancel where the logit
-is right, so it is within 2e-6 of the size of both together.
+is right, so it is within 1e-6 of the size of both together.
 """
 
 from __future__ import annotations
