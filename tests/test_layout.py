@@ -8,7 +8,7 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes sweep_nms nms anchors reach grid_matching
+errors wording config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.arguments losses.classification losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
@@ -21,8 +21,8 @@ data.augment data.plan data.loader data.painting data.scenes
 drawing
 interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
 hub.addresses hub.strangers hub.fetching
-engine.allocator engine.progress engine.schedule engine.checkpoint engine.compilation engine.ema
-engine.usable
+engine.allocator engine.progress engine.schedule engine.checkpoint engine.run_numbers engine.compilation engine.ema
+engine.usable engine.class_names
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect

@@ -24,12 +24,13 @@ from foveal.data.detect import read_data
 from foveal.data.loader import eval_batches
 from foveal.data.scenes import write_scenes
 from foveal.data.table import Table, TableBuilder
-from foveal.engine.checkpoint import read_tensors, save_tensors, write_description
+from foveal.engine.checkpoint import save_tensors, write_description
 from foveal.engine.predict import load
 from foveal.errors import FovealError, UsageError
 from foveal.losses import Focal
 from foveal.matching import match_image
 from foveal.model.retinanet import build_model
+from foveal.model.weights import read_tensors
 
 TINY = Config().with_changes(
     {

@@ -30,6 +30,7 @@ from foveal.engine.sources import Sources
 from foveal.engine.train import train
 from foveal.engine.usable import usable
 from foveal.errors import UsageError
+from foveal.wording import counted
 
 log = logging.getLogger("foveal")
 
@@ -55,8 +56,9 @@ class Bootstrapped:
     def __str__(self) -> str:
         sure = "\n".join(f"  {name:<24}{threshold:.3f}" for name, threshold in self.thresholds.items())
         return (
-            f"{self.labelled_pictures} labelled pictures with {self.labelled_boxes} boxes, and\n"
-            f"{self.added_pictures} added with {self.added_boxes} boxes and {self.doubtful_boxes} regions to ignore "
+            f"{counted(self.labelled_pictures, 'labelled picture')} with {counted(self.labelled_boxes, 'box')}, and\n"
+            f"{self.added_pictures:,} added with {counted(self.added_boxes, 'box')} and "
+            f"{counted(self.doubtful_boxes, 'region to ignore', 'regions to ignore')} "
             f"({self.pictures_without_boxes} without any);\n"
             f"passed over: {self.already_labelled} that are labelled already, {self.unreadable} unreadable\n"
             f"a label from a score of\n{sure}"
