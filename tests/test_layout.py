@@ -8,9 +8,9 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors names config detections boxes sweep_nms nms anchors reach grid_matching
+errors wording names config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
-losses.classification losses.fused losses.boxes losses.mining
+losses.arguments losses.classification losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
 model.torch_pickle model.torch_files
@@ -22,8 +22,8 @@ data.augment data.plan data.loader data.painting data.scenes
 drawing
 interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
 hub.addresses hub.strangers hub.fetching
-engine.allocator engine.progress engine.schedule engine.checkpoint engine.compilation engine.ema
-engine.usable
+engine.allocator engine.progress engine.schedule engine.checkpoint engine.run_numbers engine.compilation engine.ema
+engine.usable engine.class_names
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect

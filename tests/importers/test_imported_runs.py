@@ -13,7 +13,7 @@ import foveal
 from foveal.cli import main
 from foveal.config import load_config
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_tensors
+from foveal.model.weights import read_tensors
 
 DIGITS = [str(number) for number in range(10)]
 

@@ -20,6 +20,7 @@ from foveal.data.table import Table
 from foveal.detections import Detections
 from foveal.engine.checkpoint import RunInfo, Which, read_json, read_run
 from foveal.engine.predict import Detector, load
+from foveal.engine.run_numbers import threshold_of
 from foveal.errors import DataError, ExportError, UsageError
 from foveal.export.agreement import Agreement, agreement
 from foveal.export.formats import OnnxFile, OpenVinoFile, ProgramFile, ProgramSession, need
@@ -27,7 +28,7 @@ from foveal.hub.addresses import address_of
 from foveal.model.retinanet import RetinaNet
 from foveal.runtime.description import Description, fingerprint
 from foveal.runtime.exported import FILES, ExportedEngine, detector_of, weights_file
-from foveal.runtime.publishing import publishable, threshold_of
+from foveal.runtime.publishing import publishable
 from foveal.runtime.sessions import Session, open_session
 
 Format = Literal["onnx", "openvino", "torch"]

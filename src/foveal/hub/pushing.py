@@ -24,12 +24,13 @@ from foveal.engine.checkpoint import (
     write_description,
     write_text,
 )
+from foveal.engine.run_numbers import evaluation_at, threshold_of
 from foveal.errors import HubError, UsageError
 from foveal.hub.addresses import Address, address_of, check_repository, endpoint, hub_errors, hub_library
 from foveal.hub.model_card import CardFacts, model_card
 from foveal.hub.strangers import DESCRIPTION, OPTIONAL, WEIGHTS
 from foveal.names import MAX_CLASS_NAME, is_class_name, printable
-from foveal.runtime.publishing import evaluation_at, name_of, publishable, threshold_of
+from foveal.runtime.publishing import name_of, publishable
 
 EVALUATION = "evaluation.json"
 
