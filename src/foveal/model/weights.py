@@ -79,9 +79,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise WeightsError(f"{path}: has {size:,} bytes, more than any network's; give its state dict alone")
     content = read_torch_file(path)
-    if not isinstance(content, dict) or not all(
-        isinstance(t, Tensor) and isinstance(k, str) for k, t in content.items()
-    ):
+    if not isinstance(content, dict) or not are_named_tensors(content):
         held = f"entries {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
             f"{path}: is not a state dict but holds {printable(held, 200)}; save the state dict alone: "
