@@ -436,10 +436,24 @@ class Export:
     """Pictures to compare on; default: eight of the data that RUN was trained on."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of the run."""
+    int8: bool = False
+    """Quantise the OpenVINO file to 8 bits (default: model-int8.xml) and measure AP before and after. It needs
+    pip install 'foveal[int8]'."""
+    data: Path | None = None
+    """For INT8: data set with a training split to find ranges on; default: the data that RUN was trained on."""
+    split: str | None = None
+    """For INT8: split to measure AP on; default: RUN's validation split."""
+    calibration: int = 300
+    """For INT8: pictures of the training split to find ranges on."""
+    max_drop: float = 1.0
+    """For INT8: how much AP may be lost, in points of 100; where more is, no file is left (exit code 1)."""
 
     def run(self) -> int:
         from foveal.export.exporting import export_run
+        from foveal.export.quantising import Int8
 
+        if not self.int8 and (self.data or self.split):
+            raise UsageError("--data and --split are for INT8; add --int8, or leave them out")
         exported = export_run(
             self.run_folder,
             self.format,
@@ -448,6 +462,7 @@ class Export:
             nms=self.nms,
             pictures=self.pictures,
             which=self.checkpoint,
+            int8=Int8(self.data, self.split, self.calibration, self.max_drop) if self.int8 else None,
         )
         print(exported)
         if self.format != "torch":

@@ -36,7 +36,7 @@ class OnnxFile:
 
 
 class OpenVinoFile:
-    """An OpenVINO file, .xml and .bin, converted from the ONNX file; float32."""
+    """An OpenVINO file, .xml and .bin, converted from the ONNX file; float32 until `quantising.py` changes `model`."""
 
     def __init__(self, onnx_file: OnnxFile, folder: Path):
         need("openvino")
@@ -92,7 +92,7 @@ class ProgramSession:
 
 def need(extra: str) -> None:
     """UsageError with the install line unless the packages of an extra are there."""
-    packages = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+    packages = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "int8": ("nncf",)}
     for package in packages[extra]:
         try:
             importlib.import_module(package)

@@ -24,6 +24,7 @@ class Description:
     resize: takes pictures of any size and answers in their pixels; else they come resized and padded.
     nms: gives boxes, scores and labels; else what the network's last convolutions give.
     weights: SHA-256 of the run's weight file. check: the numbers of the comparison with PyTorch.
+    int8: AP before and after quantisation, and how it was done; empty in a float32 file.
     """
 
     config: Config
@@ -34,6 +35,7 @@ class Description:
     nms: bool
     weights: str
     check: Mapping[str, Any] = field(default_factory=dict)
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     def as_metadata(self) -> dict[str, str]:
         return {
@@ -45,6 +47,7 @@ class Description:
             "nms": json.dumps(self.nms),
             "weights": self.weights,
             "check": json.dumps(self.check),
+            "int8": json.dumps(self.int8),
             "config": self.config.to_yaml(),
         }
 
@@ -66,6 +69,7 @@ class Description:
                 nms=bool(json.loads(metadata["nms"])),
                 weights=metadata["weights"],
                 check=json.loads(metadata["check"]),
+                int8=json.loads(metadata.get("int8", "{}")),
             )
             told._check()
             return told

@@ -49,12 +49,12 @@ class ExportedEngine:
                 "run again with --no-nms"
             )
         found: list[Found | None] = [None] * len(batch)
-        for rows, images_BHWC, sizes_B2 in self._groups(batch):
+        for rows, images_BHWC, sizes_B2 in self.groups(batch):
             for row, one in zip(rows, self.find_in(images_BHWC, sizes_B2, min_score), strict=True):
                 found[row] = one
         return [one for one in found if one is not None]
 
-    def _groups(self, batch: Batch) -> Iterator[tuple[list[int], np.ndarray, Tensor]]:
+    def groups(self, batch: Batch) -> Iterator[tuple[list[int], np.ndarray, Tensor]]:
         """(rows, pictures, sizes): all at once, or pictures of one size each, without padding, where it pads itself.
 
         They have the network's size already, which its resize leaves as they are.
@@ -71,13 +71,17 @@ class ExportedEngine:
 
     def find_in(self, images_BHWC: np.ndarray, sizes_B2: Tensor, min_score: float) -> list[Found]:
         """Detections of pictures [B, H, W, 3] as the file takes them; `sizes` as it sees them after its own resize."""
-        inputs = {"images": images_BHWC}
-        if self.description.nms and not self.description.resize:
-            inputs["sizes"] = sizes_B2.numpy()
-        outputs = self.session(inputs)
+        outputs = self.session(self.inputs(images_BHWC, sizes_B2))
         if self.description.nms:
             return listed(outputs, min_score)
         return self._decoded(outputs, sizes_B2, images_BHWC.shape[1:3], min_score)
+
+    def inputs(self, images_BHWC: np.ndarray, sizes_B2: Tensor) -> dict[str, np.ndarray]:
+        """What the file is called with, by name."""
+        inputs = {"images": images_BHWC}
+        if self.description.nms and not self.description.resize:
+            inputs["sizes"] = sizes_B2.numpy()
+        return inputs
 
     def _decoded(
         self, outputs: dict[str, np.ndarray], sizes_B2: Tensor, shape: tuple[int, ...], min_score: float

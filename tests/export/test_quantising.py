@@ -1,0 +1,120 @@
+import json
+import sys
+
+import openvino
+import pytest
+from rectangles import NAMES
+
+import foveal.export.quantising as quantising
+from foveal.cli import main
+from foveal.data.detect import read_data
+from foveal.data.scenes import write_scenes
+from foveal.engine.checkpoint import write_json
+from foveal.errors import UsageError
+from foveal.export.exporting import export_run
+from foveal.export.quantising import LADDER, Attempt, Int8, Quantised
+from foveal.runtime.exported import open_detector
+
+
+def test_what_is_lost_is_counted_from_the_file_that_is_left():
+    tried = (Attempt((), 66.0), Attempt(("the predicting convolutions",), 67.5))
+    result = Quantised("val", 300, 0, 1.0, 68.4, tried)
+    assert result.drop == pytest.approx(0.9)
+    assert result.passed
+    assert not Quantised("val", 300, 0, 0.5, 68.4, tried).passed
+    assert result.as_dict()["AP_after"] == 67.5
+    assert str(result) == (
+        "INT8 with 300 pictures: on val AP 68.4 before, after: AP 66.0; AP 67.5, the predicting convolutions in float32"
+    )
+
+
+@pytest.mark.parametrize("words", [["--format", "torch", "--int8"], ["--int8"], ["--data", "somewhere"]])
+def test_flags_that_do_not_go_together_are_refused(run, words, capsys):
+    assert main(["export", str(run), *words]) == 2
+    assert "add --" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [{"pictures": 0}, {"max_drop": -1.0}])
+def test_settings_without_sense_are_refused(settings):
+    with pytest.raises(UsageError, match="give one or more"):
+        Int8(**settings)
+
+
+def test_without_nncf_the_line_that_installs_it_is_told(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    assert main(["export", str(run), "--format", "openvino", "--int8"]) == 2
+    assert "needs nncf, which is not installed: pip install 'foveal[int8]'" in capsys.readouterr().err
+
+
+def test_without_data_there_is_nothing_to_measure_on(run, capsys):
+    pytest.importorskip("nncf")
+    assert main(["export", str(run), "--format", "openvino", "--int8"]) == 2
+    assert "--data" in capsys.readouterr().err
+
+
+def quantised(path):
+    """How many convolutions and matrix products of a file take numbers of 8 bits."""
+    model = openvino.Core().read_model(path)
+    fed = [
+        layer
+        for layer in model.get_ordered_ops()
+        if layer.get_type_name() in ("Convolution", "MatMul")
+        and layer.input_value(0).get_node().get_type_name() == "FakeQuantize"
+    ]
+    return {kind: sum(layer.get_type_name() == kind for layer in fed) for kind in ("Convolution", "MatMul")}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("exporter_ran_once")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
+def test_a_small_network_in_8_bits(run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("nncf")
+    data = write_scenes(tmp_path / "scenes", {"train": 6, "val": 4}, size=96)
+    relabel(data)
+    write_json(run / "data.json", {"root": str(data)})
+    before = open_detector(run)[1](str(read_data(data, "val").path(0)))
+
+    words = ["export", str(run), "--format", "openvino", "--int8", "--calibration", "4", "--max-drop", "100"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "INT8 with 4 pictures: on val AP" in told
+    assert "Statistics" not in told
+    assert sorted(path.name for path in run.glob("model*")) == ["model-int8.bin", "model-int8.xml"]
+    info, detector = open_detector(run / "model-int8.xml")
+    assert info.class_names == NAMES
+    stored = detector.engine.description.int8
+    assert (stored["split"], stored["pictures"], stored["seed"]) == ("val", 4, 0)
+    assert stored["AP_after"] == stored["attempts"][-1]["AP"]
+    assert len(detector(str(read_data(data, "val").path(0)))) > 0 < len(before)
+    kinds = quantised(run / "model-int8.xml")
+    assert kinds["Convolution"] > 20
+    assert kinds["MatMul"] == 0  # the resize stays exact
+
+    # Each step loses more than is allowed until the predicting layers are float32 again.
+    aps = iter([50.0, 40.0, 49.5])
+    monkeypatch.setattr(quantising, "_ap", lambda *_: next(aps))
+    exported = export_run(run, "openvino", tmp_path / "kept.xml", int8=Int8(pictures=4))
+    assert [attempt.float32 for attempt in exported.int8.attempts] == [(), (LADDER[1],)]
+    assert quantised(tmp_path / "kept.xml")["Convolution"] == kinds["Convolution"] - 2 * 5
+
+    # And where nothing helps, no file is left, and the file of before stays.
+    monkeypatch.setattr(quantising, "LADDER", ("",))
+    monkeypatch.setattr(quantising, "_quantised", lambda model, *_: model)
+    aps = iter([50.0, 40.0])
+    stamp = (run / "model-int8.xml").read_bytes()
+    assert main(words[:-2]) == 1
+    assert "INT8 loses 10.0 AP or more, 1 are allowed" in capsys.readouterr().err
+    assert (run / "model-int8.xml").read_bytes() == stamp
+    assert not list(run.glob(".model*"))
+
+
+def relabel(data):
+    """The scenes' ten digits as the run's three classes."""
+    for split in ("train", "val"):
+        (file,) = data.glob(f"**/*{split}*.json")
+        labels = json.loads(file.read_text())
+        first = labels["categories"][0]["id"]
+        labels["categories"] = [{"id": first + k, "name": name} for k, name in enumerate(NAMES)]
+        for box in labels["annotations"]:
+            box["category_id"] = first + box["category_id"] % 3
+        file.write_text(json.dumps(labels))
