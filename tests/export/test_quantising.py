@@ -1,8 +1,10 @@
 import json
 import sys
 
+import numpy as np
 import openvino
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 from rectangles import NAMES
 
 import foveal.export.quantising as quantising
@@ -12,8 +14,11 @@ from foveal.data.scenes import write_scenes
 from foveal.engine.checkpoint import write_json
 from foveal.errors import UsageError
 from foveal.export.exporting import export_run
-from foveal.export.quantising import LADDER, Attempt, Int8, Quantised
+from foveal.export.formats import OpenVinoFile
+from foveal.export.quantising import LADDER, NETWORK, Attempt, Int8, Quantised, in_8_bits
 from foveal.runtime.exported import open_detector
+
+nncf_warns = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
 
 
 def test_what_is_lost_is_counted_from_the_file_that_is_left():
@@ -52,6 +57,29 @@ def test_without_data_there_is_nothing_to_measure_on(run, capsys):
     assert "--data" in capsys.readouterr().err
 
 
+class OneGroupedConvolution:
+    """Stands for an `OnnxFile`: 4 groups, as ONNX writes them, [4, 1, 3, 3]."""
+
+    def write(self, path, metadata):
+        images, found = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in "xy")
+        weights = numpy_helper.from_array(np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3) - 18, "w")
+        convolution = helper.make_node("Conv", ["x", "w"], ["c"], f"{NETWORK}conv", group=4, pads=[1, 1, 1, 1])
+        graph = helper.make_graph([convolution, helper.make_node("Relu", ["c"], ["y"])], "g", [images], [found], [weights])
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+
+
+@nncf_warns
+def test_grouped_convolutions_get_whole_numbers_with_a_scale_for_each_group(tmp_path):
+    model = OpenVinoFile(OneGroupedConvolution(), tmp_path).model
+    noise = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
+    written = in_8_bits(model, [noise], lambda picture: {"x": picture})
+    (layer,) = (one for one in written.get_ordered_ops() if one.get_type_name() == "GroupConvolution")
+    scaled = layer.input_value(1).get_node()
+    whole = scaled.input_value(0).get_node().input_value(0)
+    assert whole.get_element_type() == openvino.Type.i8
+    assert list(scaled.input_value(1).get_shape()) == [4, 1, 1, 1, 1]
+
+
 def quantised(path):
     """How many convolutions and matrix products of a file take numbers of 8 bits."""
     model = openvino.Core().read_model(path)
@@ -66,7 +94,7 @@ def quantised(path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("exporter_ran_once")
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
+@nncf_warns
 def test_a_small_network_in_8_bits(run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("nncf")
     data = write_scenes(tmp_path / "scenes", {"train": 6, "val": 4}, size=96)
@@ -99,7 +127,7 @@ def test_a_small_network_in_8_bits(run, tmp_path, monkeypatch, capsys):
 
     # And where nothing helps, no file is left, and the file of before stays.
     monkeypatch.setattr(quantising, "LADDER", ("",))
-    monkeypatch.setattr(quantising, "_quantised", lambda model, *_: model)
+    monkeypatch.setattr(quantising, "in_8_bits", lambda model, *_: model)
     aps = iter([50.0, 40.0])
     stamp = (run / "model-int8.xml").read_bytes()
     assert main(words[:-2]) == 1

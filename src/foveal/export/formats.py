@@ -41,12 +41,18 @@ class OpenVinoFile:
     def __init__(self, onnx_file: OnnxFile, folder: Path):
         need("openvino")
         import openvino
+        from openvino.passes import ConstantFolding, Manager
 
         source = folder / "source.onnx"
         onnx_file.write(source, {})
         # Read at once: OpenVINO would map the file for as long as the model lives.
         self.model = openvino.Core().read_model(model=source.read_bytes())
         source.unlink()
+        # nncf must find the weights of grouped convolutions as they are used, not before a reshape: it would scale them
+        # along a side of their kernels, which no runtime computes in whole numbers.
+        passes = Manager()
+        passes.register_pass(ConstantFolding())
+        passes.run_passes(self.model)
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
         import openvino

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ def quantise(
             continue
         kept = (*kept, *names)
         steps = (*attempts[-1].float32, step) if step else ()
-        file.model = _quantised(float32, calibration, _inputs(beside, told), kept)
+        file.model = in_8_bits(float32, calibration, inputs_of(beside, told), kept)
         file.write(beside, told.as_metadata())
         attempts.append(Attempt(steps, _ap(beside, info, measured)))
         result = Quantised(split, len(calibration), settings.seed, settings.max_drop, before, tuple(attempts))
@@ -129,6 +129,38 @@ def quantise(
         f"not written: INT8 loses {before - best.AP:.1f} AP or more, {settings.max_drop:g} are allowed ({result}); "
         "allow more with --max-drop, give more pictures with --calibration, or leave --int8 out"
     )
+
+
+def inputs_of(file: Path, told: Description) -> Callable[[Any], dict[str, np.ndarray]]:
+    """From a picture, as `Detector.prepare` takes it, to what the file takes."""
+    session = open_session(file, "openvino")
+    engine, detector = ExportedEngine(session, told), detector_of(session, told)
+
+    def inputs(image: Any) -> dict[str, np.ndarray]:
+        picture = detector.prepare(image)
+        batch = Batch.pack([picture.pixels], [Objects.empty()], shape=picture.shape)
+        _, images, sizes = next(engine.groups(batch))
+        return engine.inputs(images, sizes)
+
+    return inputs
+
+
+def in_8_bits(
+    model: openvino.Model,
+    pictures: Sequence[Any],
+    inputs: Callable[[Any], dict[str, np.ndarray]],
+    float32: tuple[str, ...] = (),
+) -> openvino.Model:
+    """An INT8 copy of `OpenVinoFile.model`, its ranges found on `inputs` of each picture.
+
+    float32: names of layers that stay as they are, beside all outside the network.
+    """
+    with _quiet():
+        import nncf
+
+        outside = nncf.IgnoredScope(names=list(float32), patterns=[f"^(?!{NETWORK}).*"], validate=False)
+        found_on = nncf.Dataset(pictures, inputs)
+        return nncf.quantize(model, found_on, subset_size=len(pictures), ignored_scope=outside)
 
 
 def check_installed() -> None:
@@ -163,31 +195,6 @@ def _ap(file: Path, info: RunInfo, table: Table) -> float:
     ap = evaluate_detector(info, detector, table, table.split).numbers["AP"]
     assert ap is not None  # the table has objects
     return 100 * ap
-
-
-def _inputs(file: Path, told: Description) -> Callable[[str], dict[str, np.ndarray]]:
-    """From a picture's path to what the file takes."""
-    session = open_session(file, "openvino")
-    engine, detector = ExportedEngine(session, told), detector_of(session, told)
-
-    def inputs(path: str) -> dict[str, np.ndarray]:
-        picture = detector.prepare(path)
-        batch = Batch.pack([picture.pixels], [Objects.empty()], shape=picture.shape)
-        _, images, sizes = next(engine.groups(batch))
-        return engine.inputs(images, sizes)
-
-    return inputs
-
-
-def _quantised(
-    model: openvino.Model, paths: list[str], inputs: Callable[[str], Any], kept: tuple[str, ...]
-) -> openvino.Model:
-    """An INT8 copy of a model. kept: names of layers that stay float32, beside all outside the network."""
-    with _quiet():
-        import nncf
-
-        outside = nncf.IgnoredScope(names=list(kept), patterns=[f"^(?!{NETWORK}).*"], validate=False)
-        return nncf.quantize(model, nncf.Dataset(paths, inputs), subset_size=len(paths), ignored_scope=outside)
 
 
 def _layers(model: openvino.Model, step: str) -> tuple[str, ...]:
