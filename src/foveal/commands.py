@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -135,8 +135,8 @@ class Evaluate:
     """COCO results JSON to score instead of a run."""
     annotations: Path | None = None
     """COCO annotations JSON that --results is scored against."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Which weights of the run."""
+    checkpoint: Literal["best", "last"] | None = None
+    """Which weights of the run; default: best. An exported file has its own."""
     format: Annotated[Literal["auto", "coco", "voc", "yolo", "csv"], arg(name="data.format")] = "auto"
     """Label format of DATA; `auto` looks at the folder."""
     skip_bad: bool = False
@@ -440,20 +440,24 @@ class Export:
     """Quantise the OpenVINO file to 8 bits (default: model-int8.xml) and measure AP before and after. It needs
     pip install 'foveal[int8]'."""
     data: Path | None = None
-    """For INT8: data set with a training split to find ranges on; default: the data that RUN was trained on."""
+    """For --int8: labelled data, with a training split to find ranges on; default: what RUN was trained on."""
     split: str | None = None
-    """For INT8: split to measure AP on; default: RUN's validation split."""
-    calibration: int = 300
-    """For INT8: pictures of the training split to find ranges on."""
-    max_drop: float = 1.0
-    """For INT8: how much AP may be lost, in points of 100; where more is, no file is left (exit code 1)."""
+    """For --int8: split to measure AP on; default: RUN's validation split."""
+    calibration: int | None = None
+    """For --int8: how many pictures of the training split to find ranges on; default: 300."""
+    max_drop: float | None = None
+    """For --int8: AP that may be lost, in points of 100; where more is, no file is left (exit code 1); default: 1."""
 
     def run(self) -> int:
         from foveal.export.exporting import export_run
         from foveal.export.quantising import Int8
 
-        if not self.int8 and (self.data or self.split):
-            raise UsageError("--data and --split are for INT8; add --int8, or leave them out")
+        wanted = {"data": self.data, "split": self.split, "pictures": self.calibration, "max_drop": self.max_drop}
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        if given and not self.int8:
+            raise UsageError(
+                "--data, --split, --calibration and --max-drop are for a file in 8 bits; add --int8, or leave them out"
+            )
         exported = export_run(
             self.run_folder,
             self.format,
@@ -462,7 +466,7 @@ class Export:
             nms=self.nms,
             pictures=self.pictures,
             which=self.checkpoint,
-            int8=Int8(self.data, self.split, self.calibration, self.max_drop) if self.int8 else None,
+            int8=Int8(**given) if self.int8 else None,
         )
         print(exported)
         if self.format != "torch":

@@ -18,7 +18,7 @@ from foveal.export.formats import OpenVinoFile
 from foveal.export.quantising import LADDER, NETWORK, Attempt, Int8, Quantised, in_8_bits
 from foveal.runtime.exported import open_detector
 
-nncf_warns = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
 
 
 def test_what_is_lost_is_counted_from_the_file_that_is_left():
@@ -33,10 +33,19 @@ def test_what_is_lost_is_counted_from_the_file_that_is_left():
     )
 
 
-@pytest.mark.parametrize("words", [["--format", "torch", "--int8"], ["--int8"], ["--data", "somewhere"]])
-def test_flags_that_do_not_go_together_are_refused(run, words, capsys):
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--int8"], "--int8 makes a file of format openvino, not onnx; add --format openvino"),
+        (["--int8", "--format", "torch"], "--int8 makes a file of format openvino, not torch; add --format openvino"),
+        (["--data", "somewhere"], "are for a file in 8 bits; add --int8, or leave them out"),
+        (["--calibration", "10"], "are for a file in 8 bits; add --int8, or leave them out"),
+        (["--max-drop", "0"], "are for a file in 8 bits; add --int8, or leave them out"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(run, words, told, capsys):
     assert main(["export", str(run), *words]) == 2
-    assert "add --" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("settings", [{"pictures": 0}, {"max_drop": -1.0}])
@@ -51,10 +60,25 @@ def test_without_nncf_the_line_that_installs_it_is_told(run, monkeypatch, capsys
     assert "needs nncf, which is not installed: pip install 'foveal[int8]'" in capsys.readouterr().err
 
 
-def test_without_data_there_is_nothing_to_measure_on(run, capsys):
-    pytest.importorskip("nncf")
-    assert main(["export", str(run), "--format", "openvino", "--int8"]) == 2
-    assert "--data" in capsys.readouterr().err
+def test_without_data_there_is_nothing_to_quantise_on(run, tmp_path, capsys):
+    words = ["export", str(run), "--format", "openvino", "--int8"]
+    assert main(words) == 2
+    assert "no data to quantise on, since it does not say what it was trained on; give it with --data FOLDER" in (
+        capsys.readouterr().err
+    )
+    assert main([*words, "--data", str(tmp_path / "gone")]) == 2
+    assert str(tmp_path / "gone") in capsys.readouterr().err
+
+
+def test_a_data_set_without_training_pictures_or_objects_to_measure_is_refused_before_the_work(run, tmp_path, capsys):
+    data = write_scenes(tmp_path / "scenes", {"train": 2, "val": 2}, size=96)
+    words = ["export", str(run), "--format", "openvino", "--int8", "--data", str(data)]
+    assert main([*words, "--split", "other"]) == 2
+    assert "other" in capsys.readouterr().err
+    labels = json.loads((data / "val.json").read_text())
+    (data / "val.json").write_text(json.dumps({**labels, "annotations": []}))
+    assert main(words) == 2
+    assert "no object in split 'val' to measure AP on; name another with --split" in capsys.readouterr().err
 
 
 class OneGroupedConvolution:
@@ -64,11 +88,12 @@ class OneGroupedConvolution:
         images, found = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in "xy")
         weights = numpy_helper.from_array(np.arange(36, dtype=np.float32).reshape(4, 1, 3, 3) - 18, "w")
         convolution = helper.make_node("Conv", ["x", "w"], ["c"], f"{NETWORK}conv", group=4, pads=[1, 1, 1, 1])
-        graph = helper.make_graph([convolution, helper.make_node("Relu", ["c"], ["y"])], "g", [images], [found], [weights])
+        graph = helper.make_graph(
+            [convolution, helper.make_node("Relu", ["c"], ["y"])], "g", [images], [found], [weights]
+        )
         save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
 
 
-@nncf_warns
 def test_grouped_convolutions_get_whole_numbers_with_a_scale_for_each_group(tmp_path):
     model = OpenVinoFile(OneGroupedConvolution(), tmp_path).model
     noise = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
@@ -94,7 +119,6 @@ def quantised(path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("exporter_ran_once")
-@nncf_warns
 def test_a_small_network_in_8_bits(run, tmp_path, monkeypatch, capsys):
     pytest.importorskip("nncf")
     data = write_scenes(tmp_path / "scenes", {"train": 6, "val": 4}, size=96)

@@ -99,15 +99,28 @@ class Quantised:
         return f"INT8 with {self.pictures} pictures: on {self.split} AP {self.AP_before:.1f} before, after: {tried}"
 
 
+@dataclass(frozen=True)
+class Material:
+    """Where AP is measured, and paths of training pictures that ranges are found on."""
+
+    measured: Table
+    calibration: list[str]
+
+
+def material(info: RunInfo, settings: Int8, data: Path) -> Material:
+    """What the settings mean in a data set; UsageError or DataError where it does not have it."""
+    split = settings.split or info.config.data.val_split
+    return Material(_table(info, data, split), _sample(info, data, settings))
+
+
 def quantise(
-    file: OpenVinoFile, beside: Path, info: RunInfo, told: Description, settings: Int8, data: Path
+    file: OpenVinoFile, beside: Path, info: RunInfo, told: Description, settings: Int8, found: Material
 ) -> Quantised:
     """Puts an INT8 model into `file`, which has been written to `beside` as float32; `beside` is overwritten.
 
     ExportError if more AP is lost than `settings.max_drop`, whatever stays float32.
     """
-    split = settings.split or info.config.data.val_split
-    measured, calibration = _table(info, data, split), _sample(info, data, settings)
+    measured, calibration = found.measured, found.calibration
     before = _ap(beside, info, measured)
     float32 = file.model
     kept: tuple[str, ...] = ()
@@ -121,7 +134,7 @@ def quantise(
         file.model = in_8_bits(float32, calibration, inputs_of(beside, told), kept)
         file.write(beside, told.as_metadata())
         attempts.append(Attempt(steps, _ap(beside, info, measured)))
-        result = Quantised(split, len(calibration), settings.seed, settings.max_drop, before, tuple(attempts))
+        result = Quantised(measured.split, len(calibration), settings.seed, settings.max_drop, before, tuple(attempts))
         if result.passed:
             return result
     best = max(attempts, key=lambda attempt: attempt.AP)
