@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -149,9 +150,25 @@ class Job:
 
 
 def _alone(job: Job) -> Row:
-    """Measures in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure, job).result()
+    """Measures in a fresh process; a row that says so where memory does not suffice."""
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(measure, job).result()
+    except BrokenProcessPool:  # Linux ends the process that takes too much
+        why = "its process was ended, as it is where memory does not suffice"
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        why = "not enough memory"
+    return Row(job.engine, job.size, missing=f"{why}; give smaller --sizes, or a smaller --batch-size")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Each library says it in its own words."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in told for words in ("can't allocate memory", "bad_alloc", "bad allocation", "failed to allocate memory")
+    )
 
 
 def measure(job: Job) -> Row:

@@ -13,6 +13,7 @@ import yaml
 
 from foveal.config import Config, build_config
 from foveal.errors import FovealError, WeightsError
+from foveal.hub.strangers import beyond_limits
 
 FORMAT = "1"
 
@@ -72,11 +73,17 @@ class Description:
                 int8=json.loads(metadata.get("int8", "{}")),
             )
             told._check()
-            return told
         except (
             KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError, yaml.YAMLError, FovealError
         ) as error:  # fmt: skip
             raise WeightsError(f"{path}: its metadata cannot be read ({error}); export the run again") from None
+        # How many pixels a picture may have is the user's own wish where the run was; it takes no memory by itself.
+        if (beyond := beyond_limits(told.config, apart="data.max_pixels")) is not None:
+            setting, value, most = beyond
+            raise WeightsError(
+                f"{path}: its {setting} is {value}, more than the {most} that is allowed; it is not used"
+            )
+        return told
 
     def _check(self) -> None:
         """ValueError for values that are of the right kind and yet say nothing."""
