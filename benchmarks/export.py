@@ -74,11 +74,12 @@ def measure(chosen: argparse.Namespace) -> None:
 
 def with_table(page: str, lines: list[dict[str, str]]) -> str:
     """The page with its table as the lines of results/export.csv have it."""
-    cases = list(dict.fromkeys((line["network"], line["size"], line["commit"]) for line in lines))
+    cases = sorted({(line["network"], int(line["size"]), line["commit"]) for line in lines})
     by_case = {(line["network"], line["size"], line["engine"]): line for line in lines}
     names = ("PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO, INT8")
     rows = [("network", "pixels", *names, "commit"), ("---",) * 7]
-    for network, size, at in cases:
+    for network, pixels, at in cases:
+        size = str(pixels)
         rows.append((network, size, *(cell(by_case[network, size, engine]) for engine in ENGINES), at))
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     where = "; ".join(dict.fromkeys(f"{line['machine']}, {line['versions']}" for line in lines))
