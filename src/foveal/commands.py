@@ -502,7 +502,7 @@ class Benchmark:
         rows = benchmark(self.run_folder, self.engines, self.sizes, self.batch_size, self.seconds, self.picture)
         told = [row.as_dict() for row in rows]
         print(json.dumps(told, indent=1, allow_nan=False) if self.json else as_text(rows))
-        return 0
+        return 0 if any(not row.missing for row in rows) else 1
 
 
 COMMANDS: dict[str, type] = {
