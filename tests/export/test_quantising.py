@@ -61,6 +61,7 @@ def test_without_nncf_the_line_that_installs_it_is_told(run, monkeypatch, capsys
 
 
 def test_without_data_there_is_nothing_to_quantise_on(run, tmp_path, capsys):
+    pytest.importorskip("nncf")
     words = ["export", str(run), "--format", "openvino", "--int8"]
     assert main(words) == 2
     assert "no data to quantise on, since it does not say what it was trained on; give it with --data FOLDER" in (
@@ -71,6 +72,7 @@ def test_without_data_there_is_nothing_to_quantise_on(run, tmp_path, capsys):
 
 
 def test_a_data_set_without_training_pictures_or_objects_to_measure_is_refused_before_the_work(run, tmp_path, capsys):
+    pytest.importorskip("nncf")
     data = write_scenes(tmp_path / "scenes", {"train": 2, "val": 2}, size=96)
     words = ["export", str(run), "--format", "openvino", "--int8", "--data", str(data)]
     assert main([*words, "--split", "other"]) == 2
@@ -95,6 +97,7 @@ class OneGroupedConvolution:
 
 
 def test_grouped_convolutions_get_whole_numbers_with_a_scale_for_each_group(tmp_path):
+    pytest.importorskip("nncf")
     model = OpenVinoFile(OneGroupedConvolution(), tmp_path).model
     noise = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
     written = in_8_bits(model, [noise], lambda picture: {"x": picture})
