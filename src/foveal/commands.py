@@ -251,6 +251,8 @@ class Losses:
     """Pictures at a time."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of the run."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
 
     def run(self) -> int:
         from foveal.analysis.loss_distribution import loss_distribution
@@ -266,6 +268,7 @@ class Losses:
                 split=self.split,
                 gammas=self.gammas,
                 which=self.checkpoint,
+                device=self.device,
                 batch_size=self.batch_size,
                 progress=progress,
             )
@@ -302,19 +305,25 @@ class Mine:
     """Folder of a new run that starts from RUN and sees the hardest pictures more often."""
     steps: int = 0
     """Steps of that run; 0 means a quarter of RUN's."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
 
     def run(self) -> int:
         from foveal.analysis.hard_examples import mine
         from foveal.analysis.mined_files import as_text, summary, write_mined
         from foveal.analysis.retraining import retrain
 
+        for flag, number in (("--top", self.top), ("--sheet", self.sheet), ("--steps", self.steps)):
+            if number < 0:
+                raise UsageError(f"{flag} {number}: give 0 or more")
         with _bar("mining") as progress:
-            mined = mine(self.run_folder, self.data, self.split, progress=progress)
+            mined = mine(self.run_folder, self.data, self.split, device=self.device, progress=progress)
         folder = write_mined(mined, self.out, self.top, self.sheet)
         print(json.dumps(summary(mined), indent=1, ensure_ascii=False) if self.json else as_text(mined))
         print(f"tables and sheet: {folder}", file=sys.stderr)
         if self.retrain is not None:
-            trained = retrain(self.run_folder, self.data, self.retrain, folder / "hardest.txt", self.steps)
+            hardest = folder / "hardest.txt"
+            trained = retrain(self.run_folder, self.data, self.retrain, hardest, self.steps, self.device)
             print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.data}", file=sys.stderr)
         return 0
 
@@ -339,17 +348,25 @@ class Bootstrap:
     """Detections from this share of their class's threshold are ignored rather than taken as background; 1: none."""
     retrain: Path | None = None
     """Folder of a new run on the new data set."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
 
     def run(self) -> int:
         from foveal.analysis.bootstrapping import bootstrap, train_on
 
         with _bar("labelling") as progress:
             done = bootstrap(
-                self.run_folder, self.unlabelled, self.into, self.data, doubtful=self.doubtful, progress=progress
+                self.run_folder,
+                self.unlabelled,
+                self.into,
+                self.data,
+                doubtful=self.doubtful,
+                device=self.device,
+                progress=progress,
             )
         print(done)
         if self.retrain is not None:
-            trained = train_on(self.run_folder, self.into, self.retrain)
+            trained = train_on(self.run_folder, self.into, self.retrain, self.device)
             print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.into}")
         else:
             print(f"{self.into}: written; next: foveal train {self.into} --weights {self.run_folder} --out RUN2")

@@ -45,6 +45,8 @@ def write_mined(mined: Mined, out: str | os.PathLike[str], top: int = 100, sheet
 
     top: pictures in hardest.txt. sheet: labels on the sheet. The tables hold everything.
     """
+    if min(top, sheet) < 0:
+        raise UsageError(f"top {top}, sheet {sheet}: give 0 or more of each")
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
