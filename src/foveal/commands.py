@@ -138,7 +138,7 @@ class Evaluate:
     """COCO results JSON to score instead of a run."""
     annotations: GivenPath = None
     """COCO annotations JSON that --results is scored against."""
-    checkpoint: Literal["best", "last"] | None = None
+    checkpoint: Annotated[Literal["best", "last"] | None, arg(metavar="{best,last}", help_behavior_hint="")] = None
     """Which weights of the run; default: best. An exported file has its own."""
     format: Annotated[Literal["auto", "coco", "voc", "yolo", "csv"], arg(name="data.format")] = "auto"
     """Label format of DATA; `auto` looks at the folder."""
@@ -459,13 +459,13 @@ class Export:
     int8: bool = False
     """Quantise the OpenVINO file to 8 bits (default: model-int8.xml) and measure AP before and after. It needs
     pip install 'foveal[int8]'."""
-    data: Path | None = None
+    data: GivenPath = None
     """For --int8: labelled data, with a training split to find ranges on; default: what RUN was trained on."""
-    split: str | None = None
+    split: Annotated[str | None, arg(metavar="STR", help_behavior_hint="")] = None
     """For --int8: split to measure AP on; default: RUN's validation split."""
-    calibration: int | None = None
+    calibration: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """For --int8: how many pictures of the training split to find ranges on; default: 300."""
-    max_drop: float | None = None
+    max_drop: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """For --int8: AP that may be lost, in points of 100; where more is, no file is left (exit code 1); default: 1."""
 
     def run(self) -> int:
