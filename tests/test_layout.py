@@ -38,7 +38,7 @@ importers.torchvision importers.deepforest importers.detectron2 importers.mmdete
 importers.importing
 runtime.publishing runtime.description runtime.sessions runtime.exported
 export.graph export.pixels export.boxes export.network export.assembly export.formats export.agreement
-export.exporting export.benchmarking
+export.quantising export.placing export.exporting export.benchmarking
 hub.model_card hub.pushing
 commands cli
 """.split()
