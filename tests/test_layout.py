@@ -8,11 +8,12 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors wording config detections boxes sweep_nms nms anchors reach grid_matching
+errors wording names config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.arguments losses.classification losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
+model.torch_pickle model.torch_files
 model.pyramid model.heads model.weights model.retinanet
 candidates padded_decoding decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
@@ -31,8 +32,8 @@ engine.preparation engine.budget engine.train engine.demo
 analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
 analysis.bootstrapping
 analysis.logit_counts analysis.loss_shares analysis.loss_text analysis.loss_distribution analysis.loss_figures
-importers.array_pickle importers.torch_pickle importers.weight_files importers.folding importers.converted
-importers.classes
+importers.array_pickle importers.weight_files importers.folding importers.converted
+importers.classes importers.mmdetection_config
 importers.torchvision importers.deepforest importers.detectron2 importers.mmdetection importers.yhenon importers.fizyr
 importers.importing
 runtime.publishing runtime.description runtime.sessions runtime.exported

@@ -309,16 +309,6 @@ class Config(Group):
                 f"anchors.sizes has {len(self.anchors.sizes)} entries for the {len(levels)} levels "
                 f"{self.model.levels}: give one size a level, or none for {' '.join(str(4 * 2**n) for n in levels)}"
             )
-        if self.model.batch_norm == "frozen" and self.model.weights == "none":
-            raise ValueError(
-                "model.batch_norm is frozen but model.weights is none: frozen statistics of a random network are "
-                "random; set model.batch_norm to trained, or give weights"
-            )
-        if self.model.frozen_stages and self.model.weights == "none":
-            raise ValueError(
-                f"model.frozen_stages is {self.model.frozen_stages} but model.weights is none: frozen random layers "
-                "never learn; set model.frozen_stages to 0, or give weights"
-            )
         if self.model.backbone.startswith("hf:") and self.model.weights not in ("imagenet", "none"):
             raise ValueError(
                 f"model.weights is {self.model.weights} but model.backbone is {self.model.backbone}, which brings its "
@@ -409,6 +399,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's; what Python makes nothing of (a 13th month, 5000 digits) is a YAMLError with a line here too."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:
+            reason = str(error) if isinstance(error, ValueError) else f"cannot be read as {node.tag}"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from None
+
+
 def build_config(values: Mapping[str, Any], source: str = "") -> Config:
     """The validated config of nested `values`; raises ConfigError naming field, value and fix."""
     try:
@@ -429,11 +432,13 @@ def load_config(path: str | Path, base: Config | None = None) -> Config:
     """Reads a YAML file as changes to `base` (default: the defaults)."""
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply; write lines such as 'seed: 1'") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):

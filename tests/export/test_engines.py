@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rectangles import NAMES
 
 from foveal.cli import main
 from foveal.data.scenes import write_scenes
@@ -32,7 +33,7 @@ def exported(run: Path, pictures: list[Path]) -> Path:
 
 def test_predict_writes_the_same_table(run, exported, pictures, tmp_path):
     tables = []
-    for source, engine in ((run, "torch"), (run, "onnxruntime"), (exported, "auto")):
+    for source, engine in ((run, "torch"), (run, "onnxruntime"), (exported, "auto"), (run, "openvino")):
         out = tmp_path / f"{source.name}-{engine}"
         words = ["predict", str(source), *map(str, pictures), "--out", str(out), "--engine", engine]
         assert main(words) == 0
@@ -52,18 +53,45 @@ def test_tiles_look_through_an_exported_file_too(run, exported, pictures, tmp_pa
     assert json.loads((out / "detections.jsonl").read_text())["detections"]
 
 
-def test_evaluate_gives_the_same_numbers(run, exported, tmp_path, capsys):
-    data = write_scenes(tmp_path / "scenes", {"test": 6}, size=120)
+def half_of_what_is_found(run: Path, folder: Path) -> Path:
+    """Scenes whose labels are every second detection of the run, two pixels beside it: an AP far from 0 and from 1."""
+    data = write_scenes(folder, {"test": 6}, size=120)
     labels = json.loads((data / "test.json").read_text())
-    for category, name in zip(labels["categories"], ("red", "green", "blue"), strict=False):
-        category["name"] = name
+    labels["categories"] = [{"id": i, "name": name} for i, name in zip((10, 20, 30), NAMES, strict=True)]
+    labels["annotations"] = []
+    for picture in labels["images"]:
+        found = load(run)(data / "images" / picture["file_name"], min_score=0.05)
+        for box, label in list(zip(found.boxes.tolist(), found.labels.tolist(), strict=True))[:60:2]:
+            x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            labels["annotations"].append(
+                {
+                    "id": len(labels["annotations"]) + 1,
+                    "image_id": picture["id"],
+                    "category_id": (label + 1) * 10,
+                    "bbox": [x + 2 if x + 2 + width <= 120 else x, y, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                }
+            )
     (data / "test.json").write_text(json.dumps(labels))
+    return data
+
+
+def test_evaluate_gives_the_same_numbers(run, exported, tmp_path, capsys):
+    data = half_of_what_is_found(run, tmp_path / "scenes")
     ours = json.loads(printed(["evaluate", str(run), str(data), "--json"], capsys))
+    assert 0.2 < ours["AP"] < ours["AP50"] < 0.95
     theirs = json.loads(printed(["evaluate", str(exported), str(data), "--json"], capsys))
     again = json.loads(printed(["evaluate", str(run), str(data), "--json", "--engine", "onnxruntime"], capsys))
+    openvino = json.loads(printed(["evaluate", str(run), str(data), "--json", "--engine", "openvino"], capsys))
     assert theirs == again
-    assert theirs["threshold"] == ours["threshold"] == 0.25
-    assert theirs["AP50"] == pytest.approx(ours["AP50"], abs=0.1)
+    for numbers in (theirs, openvino):
+        assert numbers["threshold"] == ours["threshold"] == 0.25
+        for name in ("AP", "AP50", "AP75"):
+            assert numbers[name] == pytest.approx(ours[name], abs=1e-3)
+        assert numbers["per_class"].keys() == ours["per_class"].keys() == set(NAMES)
+        for name, one in ours["per_class"].items():
+            assert numbers["per_class"][name]["AP"] == pytest.approx(one["AP"], abs=1e-3)
 
 
 def test_without_a_file_the_command_that_makes_it_is_told(run):

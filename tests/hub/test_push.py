@@ -177,13 +177,16 @@ def test_class_names_cannot_break_the_card(hub, trained, tmp_path):
     run.mkdir()
     for file in ("config.yaml", "best.safetensors"):
         (run / file).write_bytes((trained / file).read_bytes())
-    names = ["a`b|c\n# d", "<script>x</script>"]
+    names = ["a`b|c # d", "<script>x</script>"]
     (run / "classes.json").write_text(json.dumps([{"id": i, "name": name} for i, name in enumerate(names)]))
     push(run, NAME)
     card = hub.files(NAME)["README.md"].decode()
     assert "`a'b/c # d`, `(script)x(/script)`" in card
     assert re.findall(r"^#+ .*", card, re.M) == ["# cells"]
     assert foveal.load(f"hf://{NAME}").class_names == tuple(names)
+    (run / "classes.json").write_text(json.dumps([{"id": 0, "name": "a\n\x1b[2J"}, {"id": 1, "name": "b"}]))
+    with pytest.raises(UsageError, match=r"a class is called 'a\\n\\x1b\[2J', and on the hub"):
+        push(run, NAME)
 
 
 def test_a_private_repository_is_made_and_a_public_one_is_not_filled(hub, trained):

@@ -6,8 +6,10 @@ import io
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from their_names import exported, small_model, write_names
 from torch import Tensor
 
 from foveal.cli import main
 from foveal.errors import FovealError, UsageError, WeightsError
+from foveal.hub.strangers import check_run
 from foveal.importers.array_pickle import RefusedPickleError, read_array_pickle
 from foveal.importers.importing import import_run
 
@@ -192,7 +195,7 @@ def test_torchs_files_may_not_hash_nested_tuples_for_ever(tmp_path, monkeypatch)
 
 
 def test_torchs_files_may_not_copy_one_value_again_and_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.importers.torch_pickle.MAX_STEPS", 10_000)
+    monkeypatch.setattr("foveal.model.torch_pickle.MAX_STEPS", 10_000)
     many = b"(" + b"".join(b"X\x04\x00\x00\x00%04d" % n + b"N" for n in range(1000)) + b"u"
     again = b"ccollections\nOrderedDict\n)Rh\x00b" * 50
     file = zipped(tmp_path, b"\x80\x02](}q\x00" + many + again + b"e.")
@@ -200,7 +203,7 @@ def test_torchs_files_may_not_copy_one_value_again_and_again(tmp_path, monkeypat
 
 
 def test_torchs_files_may_not_take_steps_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.importers.torch_pickle.MAX_STEPS", 1000)
+    monkeypatch.setattr("foveal.model.torch_pickle.MAX_STEPS", 1000)
     assert "takes more steps" in refused(zipped(tmp_path, b"\x80\x02](" + b"}" * 2000 + b"e."))
 
 
@@ -314,6 +317,97 @@ def test_what_does_not_fit_is_named(change, said, tmp_path, good):
     assert not (tmp_path / "run").exists()
 
 
+def test_names_of_tensors_reach_no_terminal_as_they_are(tmp_path, good):
+    names = write_names(tmp_path, "cat", "dog")
+    evil = "a\n\x1b[2J" + "b" * 100_000
+    said = [
+        refused(torch_file(tmp_path, {evil: torch.zeros(1)})),
+        refused(torch_file(tmp_path, {**good, evil: torch.zeros(1)})),
+        refused(torch_file(tmp_path, {**good, f"backbone.body.{evil}": torch.zeros(1)}), names=names),
+        refused(torch_file(tmp_path, {evil: torch.zeros(1, dtype=torch.complex64)})),
+        refused(pickle_file(tmp_path, b"\x80\x02cos\n\x1b[2J\n(U\x01ltR.")),
+        refused(zipped(tmp_path, b"\x80\x02cos\n\x1b[2J\n(U\x01ltR.")),
+    ]
+    assert [one for one in said if not one.isprintable() or "\\x1b" not in one] == []
+
+
+@pytest.mark.parametrize("name", ["a\n\x1b[2J", "a" * 100_000, ""])
+def test_classes_that_are_called_so_are_refused(name, tmp_path, good):
+    weights = exported("mmdetection", small_model(p6_from="C5_linear"))
+    file = torch_file(tmp_path, {"state_dict": weights, "meta": {"CLASSES": ("cat", name)}})
+    said = refused(file)
+    assert "a name has 1 to 200 characters" in said
+    assert said.isprintable()
+    assert "--names FILE" in said
+
+
+def test_a_list_of_names_is_held_to_the_same(tmp_path, good):
+    said = refused(torch_file(tmp_path, good), names=write_names(tmp_path, "cat", "\x1b[2Jdog"))
+    assert "line 2 is '\\x1b[2Jdog'" in said
+
+
+def test_a_directory_of_very_many_entries_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.model.torch_files.MAX_DIRECTORY_BYTES", 10_000)
+    with zipfile.ZipFile(tmp_path / "weights.pth", "w") as archive:
+        for number in range(300):
+            archive.writestr(f"archive/{number}", "")
+    assert "its directory has 16," in refused(tmp_path / "weights.pth")
+
+
+def test_a_torchscript_file_is_called_so(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, that TorchScript is of yesterday
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "net.pt"))
+    said = refused(tmp_path / "net.pt")
+    assert "is a TorchScript program" in said
+    assert "torch.save(torch.jit.load(FILE).state_dict(), NEW)" in said
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_pickle_of_an_old_protocol_is_called_so(protocol, tmp_path):
+    said = refused(pickle_file(tmp_path, pickle.dumps({"model": {"a": np.zeros(3)}}, protocol)))
+    assert "a pickle of protocol 0 or 1" in said
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a.pth", "hf://alice/cells", "file:///a.pth"])
+def test_an_address_in_place_of_a_file_is_not_fetched(url, tmp_path, capsys):
+    assert main(["import", url, "--out", str(tmp_path / "run")]) == 2
+    assert f"foveal: {url}: is an address, and nothing is fetched" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=url):
+        import_run(url, tmp_path / "run")
+
+
+def test_whole_numbers_become_floats(tmp_path, good):
+    weights = {name: tensor.round().long() if "lateral" in name else tensor for name, tensor in good.items()}
+    run = import_run(torch_file(tmp_path, weights), tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
+    kinds = {name: tensor.dtype for name, tensor in load_file(run.path / "last.safetensors").items()}
+    assert {kind for name, kind in kinds.items() if "num_batches" not in name} == {torch.float32}
+    check_run(run.path, "run")  # as of the hub
+
+
+def test_what_lies_beside_the_new_run_is_left_alone(tmp_path, good):
+    (tmp_path / ".run.part").mkdir()
+    (tmp_path / ".run.part" / "mine.txt").write_text("keep")
+    import_run(torch_file(tmp_path, good), tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
+    assert (tmp_path / ".run.part" / "mine.txt").read_text() == "keep"
+    assert (tmp_path / "run").stat().st_mode & 0o777 == (tmp_path / ".run.part").stat().st_mode & 0o777
+
+
+def test_where_a_run_cannot_be_written_nothing_is_left(tmp_path, good):
+    """A limit on the size of files stands for a full disk."""
+    program = (
+        "import resource, signal, sys; from foveal.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); sys.exit(main(sys.argv[1:]))"
+    )
+    names = write_names(tmp_path, "cat", "dog")
+    words = ["import", str(torch_file(tmp_path, good)), "--out", str(tmp_path / "run"), "--names", str(names)]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'run'}: cannot be written" in done.stderr
+    assert "should not happen" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.pth", "names.txt"}
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("page.pth", b"<!DOCTYPE html>404"), ("empty.pth", b""), ("page.safetensors", b"<!DOCTYPE html>")],
@@ -417,5 +511,16 @@ def test_keras_files_with_links_or_empty_promises_are_refused(tmp_path):
         for number in range(20):
             file[f"b{number}/kernel:0"] = file["a/kernel:0"]
     assert "is no plain array in this file" in refused(tmp_path / "many.h5")
+    with h5py.File(tmp_path / "tree.h5", "w") as file:  # 40 links a level, 8 levels: 6 trillion ways
+        group = file
+        for level in range(8):
+            following = file.create_group(f"level{level}")
+            for link in range(40):
+                group[f"{link}"] = following
+            group = following
+    assert "links" in refused(tmp_path / "tree.h5")
+    with h5py.File(tmp_path / "circle.h5", "w") as file:
+        file.create_group("a")["b"] = file["/"]
+    assert "links" in refused(tmp_path / "circle.h5")
     (tmp_path / "cut.h5").write_bytes((tmp_path / "many.h5").read_bytes()[:3000])
     assert "fetch it again" in refused(tmp_path / "cut.h5")

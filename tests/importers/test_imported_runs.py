@@ -66,6 +66,14 @@ def test_it_is_trained_on_with_its_head(run, scenes, tmp_path, capsys):
     assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before if "predict" in name)
 
 
+def test_from_its_settings_alone_nothing_is_downloaded(run, scenes, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("asked the network"))
+    words = ["train", str(scenes), "--config", str(run / "config.yaml"), "--out", str(tmp_path / "run"), "--device=cpu"]
+    assert main(words) == 2
+    assert "model.weights is none" in (said := capsys.readouterr().err)
+    assert "start from a run with --weights" in said
+
+
 def test_with_other_classes_its_class_head_is_replaced_and_that_is_said(run, scenes, tmp_path, capsys):
     data = tmp_path / "data"
     write_scenes(data, {"train": 2, "val": 2}, size=64, seed=3)

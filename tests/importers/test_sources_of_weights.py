@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,6 @@ from foveal.errors import UsageError, WeightsError
 from foveal.importers import detectron2, fizyr, mmdetection, yhenon
 from foveal.importers.classes import COCO_CLASSES, classes_of
 from foveal.importers.importing import import_run
-from foveal.importers.weight_files import WeightFile
 
 PICTURES = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -69,9 +71,16 @@ def test_names_without_a_place_are_unknown(module):
 
 
 def as_file(folder: Path, source: str, weights: dict[str, Tensor]) -> Path:
-    """The weights as the source publishes them: detectron2 as pickled arrays, the others by torch."""
-    file = folder / f"{source}.{'pkl' if source == 'detectron2' else 'pth'}"
-    if source == "detectron2":
+    """The weights as the source publishes them: detectron2 as pickled arrays, fizyr by Keras, the others by torch."""
+    file = folder / f"{source}.{ {'detectron2': 'pkl', 'fizyr': 'h5'}.get(source, 'pth') }"
+    if source == "fizyr":
+        with h5py.File(file, "w") as keras:
+            for name, tensor in weights.items():
+                layer, variable = name.split("/")
+                model = f"{layer.split('_')[1]}_submodel/" if layer.startswith("pyramid_") else f"{layer}/"
+                keras[f"model_weights/{model}{layer}/{variable}:0"] = tensor.numpy()
+            keras["optimizer_weights/iterations:0"] = np.int64(3)
+    elif source == "detectron2":
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
         file.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     elif source == "mmdetection":
@@ -108,15 +117,14 @@ def test_a_run_that_goes_out_and_comes_back_answers_as_before(source, changes, t
     assert max(level.std() for level in there.logits) > 0.1
 
 
-def test_a_keras_detector_goes_out_and_comes_back(tmp_path, monkeypatch):
-    """The one source without small networks. Its file is read elsewhere; here are the arrays that it holds."""
+def test_a_keras_detector_goes_out_and_comes_back(tmp_path):
+    """The one source without small networks, and so with a file of 94 MB."""
     model = small_model(backbone="resnet50_caffe")
-    weights = exported("fizyr", model)
-    monkeypatch.setattr("foveal.importers.importing.read_weight_file", lambda path: WeightFile(path, weights))
-    (tmp_path / "snapshot.h5").touch()
-    run = import_run(tmp_path / "snapshot.h5", tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
+    file = as_file(tmp_path, "fizyr", exported("fizyr", model))
+    run = import_run(file, tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
     assert run.config.model.backbone == "resnet50_caffe"
     assert run.config.anchors == foveal.Config().anchors
+    assert_settings_of("fizyr", run.config)
     with torch.no_grad():
         here, there = foveal.load(run, "cpu").model(PICTURES), model(PICTURES)
     # The norm behind the first convolution does not see the rim, where the answers differ by what the mean's change is.
@@ -161,17 +169,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "data": (800, 1333, 32),
         "inference": (0.1, 1000, 0.05, 300),
     },
+    "fizyr": {
+        "anchors": ("centre", False, "exact"),
+        "assignment": ("none", "ignored"),
+        "loss": ("smooth_l1", "batch"),
+        "data": (800, 1333, 32),
+        "inference": (0.05, 1000, 0.5, 300),
+    },
 }
 
 
-@pytest.mark.parametrize("source", SETTINGS)
+@pytest.mark.parametrize("source", SETTINGS.keys() - {"fizyr"})
 def test_a_sources_settings_are_the_runs(source, tmp_path):
     changes = {"p6_from": "P5"} if source in ("torchvision", "deepforest") else {}
     weights = exported(source, small_model(**changes))
     if source == "torchvision":  # version 1 counts no batches: its norms are frozen
         weights = {name: tensor for name, tensor in weights.items() if "num_batches" not in name}
     run = import_run(as_file(tmp_path, source, weights), tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
-    c = run.config
+    assert_settings_of(source, run.config)
+
+
+def assert_settings_of(source: str, c: foveal.Config) -> None:
     assert {
         "anchors": (c.anchors.offset, c.anchors.round_sizes, c.anchors.stride),
         "assignment": (c.assignment.low_quality, c.assignment.padding),
@@ -187,6 +205,7 @@ def test_a_sources_settings_are_the_runs(source, tmp_path):
     assert (c.loss.name, c.loss.alpha, c.loss.gamma) == ("focal", 0.25, 2.0)
     assert c.model.batch_norm == ("evaluating" if source in ("mmdetection", "yhenon") else "frozen")
     assert (c.model.pyramid_channels, c.model.head_channels, c.model.head_depth) == (8, 8, 4)
+    assert c.model.weights == "none"  # none of the backbone alone: the run's are the whole network's
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -250,6 +269,102 @@ def test_mmdetections_config_tells_style_pixels_and_classes(tmp_path):
     assert_close(foveal.load(run, "cpu").model.backbone.conv1.weight, model.backbone.conv1.weight)
 
 
+# As mmdetection writes it into a checkpoint, cut to what matters.
+CONFIG = """\
+model = dict(
+    type='RetinaNet',
+    backbone=dict(type='ResNet', depth=50, num_stages=4, strides=(1, 2, 2, 2), style='pytorch'),
+    bbox_head=dict(
+        type='RetinaHead',
+        num_classes=80,
+        anchor_generator=dict(
+            type='AnchorGenerator',
+            octave_base_scale=4,
+            scales_per_octave=3,
+            ratios=[0.5, 1.0, 2.0],
+            strides=[8, 16, 32, 64, 128]),
+        bbox_coder=dict(
+            type='DeltaXYWHBBoxCoder',
+            target_means=[0.0, 0.0, 0.0, 0.0],
+            target_stds=[1.0, 1.0, 1.0, 1.0]),
+        loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)),
+    test_cfg=dict(
+        nms_pre=1000,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=100))
+img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+train_pipeline = [dict(type='Resize', scale=(1000, 600), keep_ratio=True)]
+test_pipeline = [dict(type='Resize', scale=(1333, 800), keep_ratio=True), dict(type='PackDetInputs')]
+test_cfg = dict(type='TestLoop')
+"""
+
+
+def of_config(folder: Path, text: str, name: str = "run") -> foveal.Config:
+    weights = exported("mmdetection", small_model(p6_from="C5_linear"))
+    torch.save({"meta": {"cfg": text, "CLASSES": ["cat", "dog"]}, "state_dict": weights}, folder / "a.pth")
+    return import_run(folder / "a.pth", folder / name).config
+
+
+def test_mmdetections_thresholds_and_sizes_are_those_of_its_config(tmp_path):
+    assert_settings_of("mmdetection", of_config(tmp_path, CONFIG, "usual"))
+    changes = [
+        ("nms_pre=1000", "nms_pre=2000"),
+        ("score_thr=0.05", "score_thr=0.3"),
+        ("iou_threshold=0.5", "iou_threshold=0.6"),
+        ("max_per_img=100", "max_per_img=300"),
+        ("(1333, 800)", "(640, 512)"),
+    ]
+    text = CONFIG
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    config = of_config(tmp_path, text, "changed")
+    found = config.inference
+    assert (found.candidates_per_level, found.score_threshold, found.nms_iou) == (2000, 0.3, 0.6)
+    assert found.max_detections == 300
+    assert (config.data.size, config.data.max_size) == (512, 640)
+    older = CONFIG.replace("iou_threshold=", "iou_thr=").replace(
+        "dict(type='Resize', scale=(1333, 800), keep_ratio=True)",
+        "dict(type='MultiScaleFlipAug', img_scale=(512, 640), transforms=[dict(type='Resize', keep_ratio=True)])",
+    )
+    assert of_config(tmp_path, older, "older").data.size == 512
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("octave_base_scale=4", "octave_base_scale=3", "other anchors than RetinaNet's"),
+        ("scales_per_octave=3", "scales_per_octave=1", "other anchors"),
+        ("octave_base_scale=4", "scales=[8]", "other anchors"),
+        ("ratios=[0.5, 1.0, 2.0]", "ratios=[0.2, 1.0, 5.0]", "other anchors"),
+        ("strides=[8, 16, 32, 64, 128]", "strides=[4, 8, 16, 32, 64]", "other anchors"),
+        ("strides=[8, 16, 32, 64, 128]", "strides=[8, 16, 32, 64, 128], center_offset=0.5", "other anchors"),
+        ("strides=[8, 16, 32, 64, 128])", "strides=[8, 16, 32, 64, 128]", "other anchors"),
+        ("target_stds=[1.0, 1.0, 1.0, 1.0]", "target_stds=[0.1, 0.1, 0.2, 0.2]", "decodes its boxes otherwise"),
+        ("target_means=[0.0, 0.0, 0.0, 0.0]", "target_means=[0.0, 0.0, 0.0, 1.0]", "decodes its boxes otherwise"),
+        ("DeltaXYWHBBoxCoder", "TBLRBBoxCoder", "decodes its boxes otherwise"),
+        ("use_sigmoid=True", "use_sigmoid=False", "a softmax over the classes"),
+        ("score_thr=0.05", "score_thr=7", "inference.score_threshold"),
+        ("type='FocalLoss', use_sigmoid=True", "type='CrossEntropyLoss'", "a softmax over the classes"),
+    ],
+)
+def test_what_mmdetections_config_does_otherwise_is_refused(tmp_path, old, new, said):
+    assert CONFIG.count(old) == 1
+    with pytest.raises(WeightsError, match=re.escape(said)):
+        of_config(tmp_path, CONFIG.replace(old, new))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_config_does_otherwise_afterwards_is_said(tmp_path):
+    text = CONFIG.replace("scale=(1333, 800), keep_ratio=True", "scale=(512, 512), keep_ratio=False")
+    of_config(tmp_path, text.replace("type='nms'", "type='soft_nms'"))
+    notes = " ".join(read_json(tmp_path / "run" / "import.json")["notes"])
+    assert "the shape of pictures" in notes
+    assert "boxes compete by soft_nms there" in notes
+
+
 def test_a_single_class_of_deepforest_is_tree(tmp_path):
     torch.save(exported("deepforest", small_model(classes=1, p6_from="P5")), tmp_path / "NEON.pt")
     assert import_run(tmp_path / "NEON.pt", tmp_path / "run", source="deepforest").class_names == ("Tree",)
@@ -282,12 +397,46 @@ def test_mmengines_checkpoint_says_how_its_classes_are_kept(tmp_path):
     weights = exported("mmdetection", small_model(p6_from="C5_linear"))
     content = {"state_dict": weights, "meta": {"dataset_meta": {"classes": ("cat", "dog")}}}
     torch.save({**content, "message_hub": {"loss": HistoryBuffer()}}, tmp_path / "epoch_12.pth")
-    with pytest.raises(WeightsError) as caught:
-        import_run(tmp_path / "epoch_12.pth", tmp_path / "run")
-    assert 'torch.save({"state_dict": c["state_dict"], "meta": c["meta"]}, NEW)' in str(caught.value)
-    assert "if you trust the file" in str(caught.value)
-    torch.save(content, tmp_path / "new.pth")
+    follow_the_advice(tmp_path / "epoch_12.pth", tmp_path / "new.pth")
     assert import_run(tmp_path / "new.pth", tmp_path / "run").class_names == ("cat", "dog")
+
+
+def follow_the_advice(file: Path, new: Path) -> None:
+    """Runs the lines that the refusal of a file gives to those who trust it."""
+    with pytest.raises(WeightsError, match="if you trust the file") as caught:
+        import_run(file, new.parent / "never")
+    told = re.search(
+        r"(c = torch\.load.*\)), then (torch\.save\(.*, NEW\)), or, where c is a whole model, (.*)", str(caught.value)
+    )
+    assert told is not None
+    load, of_checkpoint, of_model = told.groups()
+    names = {"torch": torch, "FILE": file, "NEW": new}
+    exec(load, names)
+    exec(of_model if isinstance(names["c"], torch.nn.Module) else of_checkpoint, names)
+
+
+def test_torchvisions_reference_checkpoint_says_how_its_weights_are_kept(tmp_path):
+    weights = exported("torchvision", small_model(p6_from="P5"))
+    args = argparse.Namespace(epochs=26, data_path="/data/coco")
+    torch.save({"model": weights, "optimizer": {"state": {}}, "args": args, "epoch": 25}, tmp_path / "model_25.pth")
+    follow_the_advice(tmp_path / "model_25.pth", tmp_path / "new.pth")
+    run = import_run(tmp_path / "new.pth", tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
+    assert run.config.anchors.round_sizes
+
+
+def test_a_whole_pickled_model_says_how_its_weights_are_kept(tmp_path):
+    """As pytorch-retinanet saves its own."""
+    model = small_model()
+    torch.save(model, tmp_path / "model_final.pt")
+    follow_the_advice(tmp_path / "model_final.pt", tmp_path / "new.pth")
+    assert torch.load(tmp_path / "new.pth", weights_only=True).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("place", ["model", "state_dict", "model_state_dict"])
+def test_a_state_dict_beside_other_values_is_found(place, tmp_path):
+    torch.save({"epoch": 3, place: exported("yhenon", small_model())}, tmp_path / "a.pth")
+    names = write_names(tmp_path, "cat", "dog")
+    assert import_run(tmp_path / "a.pth", tmp_path / "run", names=names).class_names == ("cat", "dog")
 
 
 @pytest.mark.parametrize("by", ["file", "names"])
@@ -311,7 +460,7 @@ def test_a_run_is_imported_into_the_folder_where_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "run")
     assert import_run(tmp_path / "a.pt", ".", names=names).class_names == ("cat", "dog")
     assert {file.name for file in Path(".").iterdir()} >= {"config.yaml", "last.safetensors", "import.json"}
-    assert not list(tmp_path.glob(".*.part"))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_80_outputs_are_cocos_classes(tmp_path):

@@ -72,3 +72,6 @@ def test_faults_are_told_with_their_place(label, said):
 def test_a_picture_without_a_size_is_misuse():
     with pytest.raises(UsageError, match=r"0 x 400: give its \(height, width\)"):
         to_fiftyone(TWO, (0, 400))
+    for size in (None, 3, (3,), ("3", "4"), (1, 2, 3)):
+        with pytest.raises(UsageError, match=r"give its \(height, width\) in pixels"):
+            to_fiftyone(TWO, size)

@@ -96,11 +96,31 @@ def test_of_two_people_the_last_counts():
         ([{"image": "a.png", "label": []}], "missing required field data .*; export it as JSON, not as JSON-MIN"),
         ([{"data": {"picture": "a.png"}}], "has no image; say which of picture is the picture"),
         ({"data": {}}, "array, got object"),
+        ([task(), task()], "task 1: its picture a.png is that of task 0 as well"),
+        (changed(width=-5), "x2 < x1"),
     ],
 )
 def test_faults_are_told_with_their_place(tasks, said):
     with pytest.raises(DataError, match=said):
         from_label_studio(tasks, NAMES)
+
+
+def test_boxes_on_a_turned_picture_are_refused():
+    turned = task(TWO[:1])
+    turned["annotations"][0]["result"][0]["image_rotation"] = 90
+    with pytest.raises(DataError, match="task 0: rectangle 0 is of a picture that was turned by 90 degrees"):
+        from_label_studio([turned], NAMES)
+
+
+def test_a_picture_may_have_a_second_task_that_nobody_labelled():
+    unseen = {"data": {"image": "a.png"}, "annotations": []}
+    assert len(from_label_studio([task(), unseen])["a.png"]) == 2
+
+
+@pytest.mark.parametrize("call", [lambda: from_label_studio([task()], side="annotation"), lambda: task(side="results")])
+def test_a_side_that_is_none_is_misuse(call):
+    with pytest.raises(UsageError, match="is neither predictions nor annotations"):
+        call()
 
 
 def test_a_local_picture_behind_its_host_has_the_same_path():

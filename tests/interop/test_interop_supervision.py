@@ -4,7 +4,7 @@ import supervision
 from detections_of_all_kinds import NAMES, TWO, assert_same, detections
 from hypothesis import given
 
-from foveal.errors import DataError
+from foveal.errors import DataError, UsageError
 from foveal.interop import from_supervision, to_supervision
 
 
@@ -58,9 +58,16 @@ def test_without_scores_all_have_one_and_without_ids_the_names_count():
         ({"class_id": np.array([3])}, "class 3 is none of the 3 classes"),
         ({"class_id": np.array([-1])}, "class -1 is none of"),
         ({"class_id": np.array([0]), "confidence": np.array([np.nan])}, "finite"),
+        ({"class_id": np.array([0]), "xyxy": np.array([[5.0, 0, 4, 4]])}, "x2 < x1"),
+        ({"class_id": np.array([0]), "xyxy": np.array([[0.0, 5, 4, 4]])}, "y2 < y1"),
         ({"data": {"class_name": np.array(["cow"])}}, "class 'cow' is none of cat, dog, 0"),
     ],
 )
 def test_what_cannot_be_detections_is_told(theirs, said):
     with pytest.raises(DataError, match=said):
-        from_supervision(supervision.Detections(xyxy=np.array([[0.0, 0, 4, 4]]), **theirs), NAMES)
+        from_supervision(supervision.Detections(**{"xyxy": np.array([[0.0, 0, 4, 4]]), **theirs}), NAMES)
+
+
+def test_what_is_not_supervisions_is_misuse():
+    with pytest.raises(UsageError, match=r"int: is no supervision\.Detections"):
+        from_supervision(3)

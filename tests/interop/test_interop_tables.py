@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveal.engine.results import open_table
-from foveal.errors import DataError
+from foveal.errors import DataError, UsageError
 from foveal.interop import from_arrow, from_pandas, to_arrow, to_pandas
 
 COLUMNS = ["path", "x1", "y1", "x2", "y2", "class", "score"]
@@ -92,6 +92,30 @@ def test_faults_are_told_with_their_place(change, said):
     frame = change(to_pandas(PICTURES))
     with pytest.raises(DataError, match=said):
         from_pandas(frame, NAMES)
+
+
+@both
+@pytest.mark.parametrize("column", ["x1", "score"])
+def test_text_in_a_column_of_numbers_is_told(to, back, column):
+    frame = to_pandas(PICTURES).astype({column: object})
+    frame.loc[1, column] = "left"
+    table = frame if to is to_pandas else pyarrow.table({name: frame[name].astype(str) for name in frame.columns})
+    with pytest.raises(DataError, match=f"the table: {column} of row 1 is 'left'; give numbers"):
+        back(table, NAMES)
+
+
+@both
+def test_a_box_whose_sides_are_the_wrong_way_round_is_told(to, back):
+    frame = to_pandas(PICTURES).assign(x2=[90.0, 40.0, None])  # x1 is 100
+    table = frame if to is to_pandas else pyarrow.Table.from_pandas(frame)
+    with pytest.raises(DataError, match=r"the table: a.png: box of detection 0 is .*x2 < x1"):
+        back(table, NAMES)
+
+
+@pytest.mark.parametrize(("back", "kind"), [(from_arrow, "Arrow table"), (from_pandas, "pandas frame")])
+def test_what_is_no_table_is_misuse(back, kind):
+    with pytest.raises(UsageError, match=f"int: is no {kind}"):
+        back(3)
 
 
 def test_classes_that_are_whole_numbers_are_names_in_arrow():

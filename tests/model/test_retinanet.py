@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from foveal.config import Config, ModelConfig, build_config, preset
+from foveal.errors import ConfigError
 from foveal.model.mobilenet import MobileNetV2
 from foveal.model.resnet import ResNet
 from foveal.model.retinanet import Outputs, RetinaNet, build_model
@@ -173,6 +174,22 @@ def test_build_model_takes_what_the_config_says():
     assert isinstance(model.backbone, ResNet)
     assert not model.backbone.conv1.weight.requires_grad
     assert [x.shape[1] for x in model(pictures(1, 64, 64)).logits] == [10] * 5
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ({"batch_norm": "frozen"}, ["model.batch_norm", "frozen", "trained"]),
+        ({"batch_norm": "trained", "frozen_stages": 2}, ["model.frozen_stages is 2", "weights"]),
+    ],
+)
+def test_a_network_from_nothing_has_no_frozen_parts_but_a_runs_may(network, words):
+    config = build_config({"model": {**SMALL, "backbone": "resnet18", "weights": "none", **network}})
+    with pytest.raises(ConfigError) as caught:
+        build_model(config, num_classes=3)
+    for word in words:
+        assert word in str(caught.value)
+    build_model(config, num_classes=3, pretrained=False)  # weights of a run follow
 
 
 def test_the_light_preset_loads_its_backbone(mobilenet_weights):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -161,3 +162,54 @@ def test_weights_that_are_not_there_or_of_another_model_are_refused(tmp_path):
     shutil.copy(tmp_path / "convnext" / "model.safetensors", tmp_path / "resnet")
     with pytest.raises(WeightsError, match=r"are not those of its config\.json"):
         backbone.load_published()
+
+
+def test_a_network_larger_than_the_free_memory_is_refused_before_it_is_made(tmp_path):
+    name = folder_of("dinov2", tmp_path, hidden_size=200_000)
+    with pytest.raises(WeightsError, match=r"has [\d,]+ parameters, which take [\d,]+ GB, and [\d.]+ GB are free"):
+        TransformersBackbone(describe(name), "trained", 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("dinov2", {"num_hidden_layers": 10**9}), ("resnet", {"depths": [1, 1, 10**9, 1]})],
+)
+def test_a_network_of_very_many_layers_is_refused_before_one_is_made(kind, change, tmp_path):
+    assert "asks for 1,000,000,00" in refused(with_config(kind, tmp_path, change))
+
+
+def with_config(kind: str, folder: Path, change: dict[str, Any]) -> str:
+    """A tiny model's folder with other numbers, which transformers itself could not count to."""
+    name = folder_of(kind, folder)
+    file = folder / kind / "config.json"
+    config = {
+        key: value for key, value in json.loads(file.read_text()).items() if not key.startswith(("stage", "out_"))
+    }
+    file.write_text(json.dumps(config | change))
+    return name
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, witness: Path):
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.parametrize("content", ["code", "no pickle"])
+def test_a_pickle_in_place_of_weights_is_refused_and_nobody_is_told_to_open_it(content, tmp_path):
+    backbone = TransformersBackbone(describe(folder_of("resnet", tmp_path)), "trained", 0, 3)
+    file = tmp_path / "resnet" / "pytorch_model.bin"
+    if content == "code":
+        torch.save({"weight": Hostile(tmp_path / "ran")}, file)
+    else:
+        file.write_bytes(b"\x80\x02\x1b[2J")
+    with pytest.raises(WeightsError) as caught:
+        backbone.load_published()
+    assert "weights_only" not in str(caught.value)
+    assert "model.safetensors" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "ran").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -77,7 +79,7 @@ class Hostile:
 
 def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path):
     path = written(tmp_path, "hostile.pth", {"weight": Hostile(tmp_path / "ran")})
-    with pytest.raises(WeightsError, match=r"hostile\.pth: holds more than tensors and is not opened"):
+    with pytest.raises(WeightsError, match=r"hostile\.pth: holds more than tensors \(names posix.system\) and is not"):
         read_tensors(path)
     assert not (tmp_path / "ran").exists()
 
@@ -85,6 +87,58 @@ def test_a_file_with_code_in_it_is_refused_and_not_run(tmp_path):
 def test_a_whole_pickled_module_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="save its state dict alone"):
         read_tensors(written(tmp_path, "module.pth", nn.Linear(2, 2)))
+
+
+def zipped(folder: Path, structure: bytes, name: str = "data.pkl") -> Path:
+    """A file as torch.save would write it around this pickle."""
+    with zipfile.ZipFile(folder / "hostile.pth", "w") as archive:
+        archive.writestr(f"archive/{name}", structure)
+        archive.writestr("archive/version", "3\n")
+    return folder / "hostile.pth"
+
+
+NESTED = b"\x80\x02})" + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(40)) + b"K\x01s."
+
+
+@pytest.mark.parametrize(
+    ("structure", "said"),
+    [
+        (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x20\x85R.", "holds more than tensors"),
+        (NESTED, "has keys that are not names or numbers"),
+    ],
+    ids=["half a gigabyte", "tuples of tuples as a key"],
+)
+def test_a_file_that_would_cost_much_is_not_handed_to_torch(tmp_path, monkeypatch, structure, said):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was handed to torch"))
+    for file in (zipped(tmp_path, structure), tmp_path / "old.pth"):
+        if file.name == "old.pth":  # as torch wrote it before it took zip, where this is the first of five pickles
+            file.write_bytes(structure)
+        with pytest.raises(WeightsError, match=said) as caught:
+            read_tensors(file)
+        assert len(str(caught.value)) < 500
+
+
+def test_a_packed_archive_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was handed to torch"))
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(100_000)}, buffer)
+    with zipfile.ZipFile(buffer) as stored, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in stored.infolist():
+            packed.writestr(entry.filename, stored.read(entry))
+    with pytest.raises(WeightsError, match="would unpack to 40"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+def test_a_file_larger_than_any_network_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.model.weights.MAX_BYTES", 100)
+    torch.save({"a": torch.zeros(100)}, tmp_path / "large.pth")
+    with pytest.raises(WeightsError, match="bytes, more than any network's"):
+        read_tensors(tmp_path / "large.pth")
+
+
+def test_a_tensor_that_repeats_a_few_bytes_for_ever_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"its tensors claim 40,000,000,000 bytes and the file has"):
+        read_tensors(written(tmp_path, "long.pth", {"a": torch.zeros(1).expand(10**10)}))
 
 
 @pytest.mark.parametrize(

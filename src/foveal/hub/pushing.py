@@ -29,6 +29,7 @@ from foveal.errors import HubError, UsageError
 from foveal.hub.addresses import Address, address_of, check_repository, endpoint, hub_errors, hub_library
 from foveal.hub.model_card import CardFacts, model_card
 from foveal.hub.strangers import DESCRIPTION, OPTIONAL, WEIGHTS
+from foveal.names import MAX_CLASS_NAME, is_class_name, printable
 from foveal.runtime.publishing import name_of, publishable
 
 EVALUATION = "evaluation.json"
@@ -58,6 +59,11 @@ def push(
         raise UsageError(
             f"{info.path}: its backbone is one of transformers ({info.config.model.backbone}), and such runs are not "
             "loaded from the hub; hand the run's folder on instead"
+        )
+    if unfit := [name for name in info.class_names if not is_class_name(name)]:
+        raise UsageError(
+            f"{info.path}: a class is called '{printable(unfit[0])}', and on the hub a name has 1 to {MAX_CLASS_NAME} "
+            "characters and no control characters; correct classes.json"
         )
     with tempfile.TemporaryDirectory() as beside:
         folder = Path(beside)

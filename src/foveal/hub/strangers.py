@@ -20,6 +20,7 @@ from foveal.config import Config, flat_settings, load_config
 from foveal.errors import CheckpointError, ConfigError, WeightsError
 from foveal.model.retinanet import RetinaNet
 from foveal.model.weights import MAX_BYTES, MAX_TENSORS
+from foveal.names import MAX_CLASS_NAME, is_class_name, printable
 
 DESCRIPTION = ("config.yaml", "classes.json")
 OPTIONAL = ("result.json",)
@@ -42,7 +43,7 @@ _MOST = {
 
 class _Class(msgspec.Struct):
     id: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-    name: Annotated[str, msgspec.Meta(max_length=200)]
+    name: str
 
 
 class _Result(msgspec.Struct):
@@ -74,6 +75,12 @@ def check_run(folder: Path, name: str) -> None:
     classes = _json(folder / "classes.json", list[_Class], name)
     if not classes or len({one.name for one in classes}) < len(classes):
         raise CheckpointError(f"{name}: classes.json names no class, or one twice; it is not read")
+    for place, one in enumerate(classes):
+        if not is_class_name(one.name):
+            raise CheckpointError(
+                f"{name}: classes.json: class {place} is called '{printable(one.name)}', and a name has 1 to "
+                f"{MAX_CLASS_NAME} characters and no control characters; it is not read"
+            )
     if "result.json" in files:
         _json(folder / "result.json", _Result, name)
     for file in WEIGHTS:
@@ -91,19 +98,20 @@ def _config(path: Path, name: str) -> Config:
             raise ConfigError("it refers to its own parts (&, *), which settings never do")
         config = load_config(path)
     except (ConfigError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).replace(f"{path}: ", "").split())[:300]
+        reason = printable(" ".join(str(error).replace(f"{path}: ", "").split()), 300)
         raise CheckpointError(f"{name}: its config.yaml is not read: {reason}") from None
     # Its network would be made of a stranger's description, or of whatever lies where its name leads.
     if config.model.backbone.startswith("hf:"):
         raise CheckpointError(
-            f"{name}: its backbone is one of transformers ({config.model.backbone[:100]}), which is not loaded from a "
-            "stranger; download the run with its folder backbone, look at both, and give the folder if you trust it"
+            f"{name}: its backbone is one of transformers ({printable(config.model.backbone)}), which is not "
+            "loaded from a stranger; download the run with its folder backbone, look at both, and give the folder if "
+            "you trust it"
         )
     if (beyond := beyond_limits(config)) is not None:
         setting, value, most = beyond
         raise CheckpointError(
-            f"{name}: its {setting} is {value}, more than the {most} that is allowed to a stranger; "
-            "download it, look at config.yaml, and give the folder if you trust it"
+            f"{name}: its {setting} is {printable(value)}, more than the {most} that is allowed to a "
+            "stranger; download it, look at config.yaml, and give the folder if you trust it"
         )
     return config
 
@@ -125,7 +133,9 @@ def _json(path: Path, kind: Any, name: str) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{name}: its {path.name} is not read: {str(error).replace('`', '')[:200]}") from None
+        raise CheckpointError(
+            f"{name}: its {path.name} is not read: {printable(str(error).replace('`', ''), 200)}"
+        ) from None
 
 
 def _check_weights(path: Path, name: str, config: Config, num_classes: int) -> None:
@@ -163,7 +173,7 @@ def _check_shapes(what: str, shapes: Mapping[str, tuple[int, ...]], config: Conf
     if wrong := missing or unknown or other:
         raise WeightsError(
             f"{what} does not fit its config.yaml, a RetinaNet with {model.backbone} ({len(missing)} tensors missing, "
-            f"{len(unknown)} unknown, {len(other)} of another shape, such as {wrong[0][:100]})"
+            f"{len(unknown)} unknown, {len(other)} of another shape, such as {printable(wrong[0])})"
         )
 
 
@@ -171,6 +181,8 @@ def _check_numbers(what: str, keys: list[str], tensor_of: Callable[[str], torch.
     for key in keys:
         tensor = tensor_of(key)
         if tensor.is_complex() or not (tensor.is_floating_point() or key.endswith("num_batches_tracked")):
-            raise WeightsError(f"{what}: {key} is of {tensor.dtype}, and weights are floats; it is not loaded")
+            raise WeightsError(
+                f"{what}: {printable(key)} is of {tensor.dtype}, and weights are floats; it is not loaded"
+            )
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise WeightsError(f"{what}: {key} holds what is no finite number; it is not loaded")
+            raise WeightsError(f"{what}: {printable(key)} holds what is no finite number; it is not loaded")

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from foveal.names import printable
+
 MAX_DIMS = 8
 MAX_STEPS = 2_000_000
 KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
@@ -80,7 +82,7 @@ def read_array_pickle(data: bytes) -> Any:
         raise
     except Exception as error:  # whatever damaged bytes lead to
         raise RefusedPickleError(
-            f"is damaged or cut off ({' '.join(str(error).split())[:100]}); fetch it again"
+            f"is damaged or cut off ({printable(' '.join(str(error).split()))}); fetch it again"
         ) from None
     if type(machine.result) is not dict:
         raise RefusedPickleError(
@@ -167,7 +169,7 @@ class _Machine:
         full = full.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins.")
         if full not in _KNOWN:
             raise RefusedPickleError(
-                f"wants {full[:100]} called and is not opened, because that could run a stranger's code; save its "
+                f"wants {printable(full)} called and is not opened, because that could run a stranger's code; save its "
                 "state dict with torch.save or as .safetensors"
             )
         self.stack.append(_Name(full))

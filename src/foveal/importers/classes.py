@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.errors import UsageError, WeightsError
+from foveal.names import MAX_CLASS_NAME, is_class_name, printable
 from foveal.wording import counted
 
 NO_CLASS = "-"
@@ -55,6 +56,11 @@ def classes_of(path: Path, outputs: int, told: Sequence[str], names: Path | None
                 f"{path}: names {counted(len(told), 'class')} but answers for {outputs}; give the right names with "
                 "--names FILE"
             )
+        if unfit := [name for name in told if not is_class_name(name)]:
+            raise WeightsError(
+                f"{path}: calls a class '{printable(unfit[0])}', and a name has 1 to {MAX_CLASS_NAME} characters and "
+                "no control characters; give the right names with --names FILE"
+            )
         if twice := _twice(told):
             raise WeightsError(f"{path}: names {twice} twice; give the right names with --names FILE")
         return Classes(tuple(told), _ids(told, range(outputs)), tuple(range(outputs)))
@@ -78,7 +84,7 @@ def _ids(names: Sequence[str], otherwise: Sequence[int]) -> tuple[int, ...]:
 
 def _twice(names: Sequence[str]) -> str:
     """The names that are there more than once; a file's may be of any length and hold any character."""
-    return " ".join(", ".join(name for name, times in Counter(names).items() if times > 1).split())[:100]
+    return printable(", ".join(name for name, times in Counter(names).items() if times > 1))
 
 
 def _listed(file: Path, outputs: int) -> Classes:
@@ -92,6 +98,11 @@ def _listed(file: Path, outputs: int) -> Classes:
         raise UsageError(
             f"{file}: has {counted(len(lines), 'line')}, {lines.count('')} of them empty, for "
             f"{counted(outputs, 'output')}; write a name a line, and {NO_CLASS} for an output that is no class"
+        )
+    if unfit := [number for number, name in enumerate(lines, 1) if not is_class_name(name)]:
+        raise UsageError(
+            f"{file}: line {unfit[0]} is '{printable(lines[unfit[0] - 1])}', and a name has 1 to {MAX_CLASS_NAME} "
+            "characters and no control characters; correct it"
         )
     kept = [output for output, name in enumerate(lines) if name != NO_CLASS]
     found = tuple(lines[output] for output in kept)

@@ -19,6 +19,7 @@ from foveal.config import Config
 from foveal.errors import WeightsError
 from foveal.model.resnet import SHAPES, Bottleneck
 from foveal.model.retinanet import RetinaNet
+from foveal.names import printable
 
 WITH_CAFFE = [name for name, (block, _, groups, _) in SHAPES.items() if block is Bottleneck and groups == 1]
 ANCHORS = len(Config().anchors.ratios) * len(Config().anchors.scales)
@@ -50,7 +51,7 @@ def renamed(path: Path, source: str, tensors: Mapping[str, Tensor], name_of: Cal
     if unknown:
         raise WeightsError(
             f"{path}: is no RetinaNet of {source} that Foveal knows: {len(unknown)} of {len(tensors)} tensors have no "
-            f"place in it, such as {unknown[0][:100]}; give --from if it is another source's"
+            f"place in it, such as {printable(unknown[0])}; give --from if it is another source's"
         )
     return {ours: tensors[theirs] for theirs, ours in names.items() if ours}
 
@@ -108,7 +109,8 @@ def complete(path: Path, config: Config, tensors: Mapping[str, Tensor], classes:
     if wrong := missing or unknown or other:
         raise WeightsError(
             f"{path}: does not fit a RetinaNet with {config.model.backbone} ({len(missing)} tensors missing, "
-            f"{len(unknown)} unknown, {len(other)} of another shape, such as {wrong[0][:100]}); check what it is of"
+            f"{len(unknown)} unknown, {len(other)} of another shape, such as {printable(wrong[0])}); check what it "
+            "is of"
         )
     whole = {name: torch.zeros((), dtype=torch.int64) for name in counters}
     return whole | {name: tensors[name].float().contiguous() for name in wanted.keys() - counters}
@@ -118,7 +120,9 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """WeightsError for a weight that is no number."""
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise WeightsError(f"{path}: {name} holds what is no finite number; import an earlier checkpoint")
+            raise WeightsError(
+                f"{path}: {printable(name)} holds what is no finite number; import an earlier checkpoint"
+            )
 
 
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 import foveal
 from foveal.config import Config
 from foveal.engine.checkpoint import RunInfo, read_run, save_tensors, write_description
-from foveal.errors import ConfigError, UsageError, WeightsError
+from foveal.errors import CheckpointError, ConfigError, UsageError, WeightsError
 from foveal.importers import deepforest, detectron2, fizyr, mmdetection, torchvision, yhenon
 from foveal.importers.classes import Classes, classes_of
 from foveal.importers.converted import ANCHORS, Converted, check_finite, complete, network_of, outputs_of
 from foveal.importers.folding import keep_classes
 from foveal.importers.weight_files import WeightFile, checksum, read_weight_file
+from foveal.names import printable
 
 log = logging.getLogger("foveal")
 
@@ -59,6 +62,12 @@ def import_run(
     line, in the order of the outputs, `-` for an output that is no class. What was folded into the weights, and what
     stays different, is logged and kept in the run's import.json.
     """
+    if address := re.match(r"([A-Za-z]\w+):/+", os.fspath(file)):  # of which a Path has one slash left
+        rest = os.fspath(file)[address.end() :]
+        raise UsageError(
+            f"{address[1]}://{'/' if address[1] == 'file' else ''}{printable(rest, 200)}: is an address, and nothing "
+            "is fetched; download the file and give its path"
+        )
     path, folder = Path(file), Path(out)
     if source != "auto" and source not in SOURCES:
         raise UsageError(f"no source is called {source!r}: use auto or one of {', '.join(SOURCES)}")
@@ -86,7 +95,7 @@ def _source_of(file: WeightFile) -> str:
     # From the last: DeepForest's files have torchvision's names, and something more.
     name = next((name for name, source in reversed(SOURCES.items()) if source.recognises(file)), None)
     if name is None:
-        some = ", ".join(list(file.tensors)[:2])[:200]
+        some = printable(", ".join(list(file.tensors)[:2]), 200)
         raise WeightsError(
             f"{file.path}: its {len(file.tensors)} tensors ({some}, ...) are named as in no RetinaNet of "
             f"{', '.join(SOURCES)}; only those can be imported"
@@ -96,7 +105,11 @@ def _source_of(file: WeightFile) -> str:
 
 def _config(path: Path, network: Mapping[str, Any], settings: Mapping[str, Any]) -> Config:
     try:
-        return Config().with_changes({**{f"model.{name}": value for name, value in network.items()}, **settings})
+        # The whole network's weights are the run's; none are wanted for the backbone alone.
+        start = {"model.weights": "none"}
+        return Config().with_changes(
+            {**start, **{f"model.{name}": value for name, value in network.items()}, **settings}
+        )
     except ConfigError as error:
         raise WeightsError(f"{path}: is a network that cannot be set up here ({error}); check what it is of") from None
 
@@ -106,15 +119,20 @@ def _write(
 ) -> None:
     """Writes the run beside its place and renames it, so that there is a whole run or none."""
     folder = folder.resolve()  # `.` has no name
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_tensors(beside / "last.safetensors", tensors)
-    write_description(beside, config, classes.names, classes.ids, **{"import": dict(about)})
-    if not folder.exists():
-        os.replace(beside, folder)
-        return
-    # An empty folder is filled, since a shell may stand in it; without config.yaml, the last, it is no run.
-    for part in sorted(beside.iterdir(), key=lambda part: part.name == "config.yaml"):
-        os.replace(part, folder / part.name)
-    beside.rmdir()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as own:
+            beside = Path(own) / folder.name
+            write_description(beside, config, classes.names, classes.ids, **{"import": dict(about)})
+            save_tensors(beside / "last.safetensors", tensors)
+            if not folder.exists():
+                os.replace(beside, folder)
+                return
+            # An empty folder is filled, since a shell may stand in it; without config.yaml, the last, it is no run.
+            for part in sorted(beside.iterdir(), key=lambda part: part.name == "config.yaml"):
+                os.replace(part, folder / part.name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written ({printable(' '.join(str(error).split()), 200)}); check the path, its "
+            "permissions and the free space"
+        ) from None

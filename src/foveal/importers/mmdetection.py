@@ -1,8 +1,8 @@
 """mmdetection's RetinaNet (versions 2 and 3), .pth: torchvision's ResNets, or Caffe's where the config says so.
 
 Its P7 is made of P6 without a ReLU between, which is `p6_from` C5_linear. Pixels that are not Foveal's are folded into
-the first convolution. Classes, pixels and the backbone's style are told by the text of the config that training puts
-into the file, which is searched, not run.
+the first convolution. Classes, pixels, the backbone's style, thresholds and sizes are told by the text of the config
+that training puts into the file, which is searched, not run (`mmdetection_config.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from foveal.errors import WeightsError
 from foveal.importers.converted import Converted, renamed
 from foveal.importers.folding import fold_pixels
+from foveal.importers.mmdetection_config import check_head, settings_of
 from foveal.importers.weight_files import WeightFile
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -36,6 +37,8 @@ def convert(file: WeightFile) -> Converted:
     meta: Any = file.beside.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     text = next((meta[key] for key in ("config", "cfg") if isinstance(meta.get(key), str)), "")
+    check_head(file.path, text)
+    told, notes_on_config = settings_of(text)
     mean, std = _numbers(text, "mean", MEAN), _numbers(text, "std", STD)
     bgr = re.search(r"\b(?:bgr_)?to_rgb=False", text) is not None
     caffe = re.search(r"\bstyle=['\"]caffe['\"]", text) is not None
@@ -49,13 +52,18 @@ def convert(file: WeightFile) -> Converted:
         "loss.box": "l1",
         "data.size": 800,
         "data.max_size": 1333,
+        **told,
     }
     notes = ["P7 is made of P6 without ReLU, as in mmdetection (model.p6_from C5_linear)"]
     if bgr or (mean, std) != (MEAN, STD):
         order = "blue" if bgr else "red"
         notes.append(f"pixels ({order} first, mean {mean}, std {std}) are folded into the first convolution")
     if not text:
-        notes.append("the file has no config: backbone of style pytorch and ImageNet's pixels are assumed")
+        notes.append(
+            "the file has no config: backbone of style pytorch, ImageNet's pixels, RetinaNet's anchors and "
+            "mmdetection's usual thresholds and sizes are assumed"
+        )
+    notes += notes_on_config
 
     def fold(whole: dict[str, Tensor]) -> None:
         fold_pixels(whole, mean, std, bgr)

@@ -22,7 +22,8 @@ Kind = TypeVar("Kind")
 def assembled(boxes: Any, scores: Any, labels: Any, class_names: Sequence[str], what: str) -> Detections:
     """Detections of [D, 4] xyxy boxes, [D] scores and [D] labels, best score first, in their order where they tie.
 
-    DataError names `what` where a number is not finite or a label is none of the classes.
+    DataError names `what` where a number is not finite, a box's sides are the wrong way round, or a label is none of
+    the classes.
     """
     with np.errstate(over="ignore"):  # too large is infinite, and told below
         boxes_D4 = np.asarray(boxes, dtype=np.float64).astype(np.float32).reshape(-1, 4)
@@ -33,6 +34,11 @@ def assembled(boxes: Any, scores: Any, labels: Any, class_names: Sequence[str], 
         place = int(np.flatnonzero(~finite)[0])
         numbers = [*boxes_D4[place].tolist(), scores_D[place].item()]
         raise DataError(f"{what}: box and score of detection {place} are {numbers}; give finite numbers")
+    turned = boxes_D4[:, 2:] < boxes_D4[:, :2]
+    if turned.any():
+        place = int(np.flatnonzero(turned.any(axis=1))[0])
+        why = "x2 < x1" if turned[place, 0] else "y2 < y1"
+        raise DataError(f"{what}: box of detection {place} is {boxes_D4[place].tolist()}, and {why}; give x1 y1 x2 y2")
     most = len(class_names) if class_names else np.iinfo(np.int64).max
     wrong = (labels_D < 0) | (labels_D >= most)
     if wrong.any():
@@ -94,7 +100,16 @@ def package(name: str) -> Any:
 
 def check_size(size: tuple[int, int]) -> tuple[float, float]:
     """(height, width) of a picture in pixels; UsageError unless both are positive."""
-    height, width = size
+    try:
+        height, width = (float(side) for side in size if not isinstance(side, str))
+    except (TypeError, ValueError):
+        raise UsageError(f"a picture of size {size!r}: give its (height, width) in pixels") from None
     if not (height > 0 and width > 0):
-        raise UsageError(f"a picture of {height} x {width}: give its (height, width) in pixels")
-    return float(height), float(width)
+        raise UsageError(f"a picture of {height:g} x {width:g}: give its (height, width) in pixels")
+    return height, width
+
+
+def check_kind(value: object, attribute: str, kind: str) -> None:
+    """UsageError for what has no `attribute`, as everything that is a `kind` has."""
+    if not hasattr(value, attribute):
+        raise UsageError(f"{type(value).__name__}: is no {kind}; give one")

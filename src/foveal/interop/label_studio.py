@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from foveal.detections import Detections
-from foveal.errors import DataError
+from foveal.errors import DataError, UsageError
 from foveal.interop.assembling import assembled, check_size, checked, labels_of, listed
 
 Side = Literal["predictions", "annotations"]
+SIDES = get_args(Side)
 LOCAL_FILES = "/data/local-files/?d="
 """What Label Studio serves pictures of its own disk under; behind it stands the path below its document root."""
 
@@ -34,6 +35,7 @@ class _Region(msgspec.Struct):
     original_width: Annotated[float, msgspec.Meta(gt=0)]
     original_height: Annotated[float, msgspec.Meta(gt=0)]
     value: _Value
+    image_rotation: float = 0.0
     score: float | None = None
 
 
@@ -68,6 +70,7 @@ def to_label_studio(
     its RectangleLabels and its Image.
     """
     height, width = check_size(size)
+    _check_side(side)
     regions = [
         {
             "id": str(place),
@@ -104,21 +107,35 @@ def from_label_studio(
     class_names: default the names that occur in all tasks, sorted. image: the task's field that names its picture; of a
     local file the path is the key. Of several results of a task the last that was not cancelled counts; a task without
     one was not labelled, and is left out. Other regions than rectangles are passed over. DataError for a rectangle that
-    is rotated or has not exactly one label.
+    is rotated, lies on a turned picture, or has not exactly one label, and for two labelled tasks of one picture.
     """
+    _check_side(side)
     content, what = listed(tasks)
     fix = "export it as JSON, not as JSON-MIN"
     pictures: dict[str, list[_Region]] = {}
+    task_of: dict[str, int] = {}
     for place, task in enumerate(checked(content, list[_Task], what, fix)):
         results = [one for one in getattr(task, side) or () if not one.was_cancelled]
         where = f"{what}: task {place}"
         if not isinstance(task.data.get(image), str):
             raise DataError(f"{where}: its data has no {image}; say which of {', '.join(task.data)} is the picture")
         if results:
-            pictures[_path(task.data[image])] = _rectangles(results[-1], where)
+            path = _path(task.data[image])
+            if path in pictures:
+                raise DataError(
+                    f"{where}: its picture {path} is that of task {task_of[path]} as well; give the one task "
+                    "that counts"
+                )
+            task_of[path] = place
+            pictures[path] = _rectangles(results[-1], where)
     used = {name for regions in pictures.values() for region in regions for name in region.value.rectanglelabels}
     _, names = labels_of(sorted(used), class_names, what)
     return {path: _detections(regions, names, what) for path, regions in pictures.items()}
+
+
+def _check_side(side: str) -> None:
+    if side not in SIDES:
+        raise UsageError(f"side {side!r}: is neither {SIDES[0]} nor {SIDES[1]}; give one of them")
 
 
 def _rectangles(result: _Result, where: str) -> list[_Region]:
@@ -130,6 +147,11 @@ def _rectangles(result: _Result, where: str) -> list[_Region]:
             raise DataError(
                 f"{where}: rectangle {place} is rotated by {region.value.rotation:g} degrees, and Foveal's boxes are "
                 "upright; set its rotation to 0"
+            )
+        if region.image_rotation:
+            raise DataError(
+                f"{where}: rectangle {place} is of a picture that was turned by {region.image_rotation:g} degrees in "
+                "Label Studio, and Foveal reads pictures as they are; turn it back and label it again"
             )
         if len(region.value.rectanglelabels) != 1:
             raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from foveal.detections import Detections
 from foveal.errors import DataError
-from foveal.interop.assembling import assembled, labels_of, package
+from foveal.interop.assembling import assembled, check_kind, labels_of, package
 
 
 def to_supervision(found: Detections) -> Any:
@@ -29,6 +29,7 @@ def from_supervision(found: Any, class_names: Sequence[str] = ()) -> Detections:
     names in `data` make the labels; DataError where there are none either.
     """
     what = "supervision.Detections"
+    check_kind(found, "xyxy", what)
     told = [str(name) for name in found.data.get("class_name", ())]
     scores = np.ones(len(found.xyxy)) if found.confidence is None else found.confidence
     if found.class_id is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from foveal.detections import Detections
 from foveal.errors import DataError
-from foveal.interop.assembling import assembled, labels_of, package
+from foveal.interop.assembling import assembled, check_kind, labels_of, package
 
 SIDES = ("x1", "y1", "x2", "y2")
 
@@ -28,13 +28,14 @@ def from_pandas(frame: Any, class_names: Sequence[str] = ()) -> dict[str, Detect
     class_names: default the names that occur, sorted. Without `score` all have 1. DataError where a column is missing
     or a number is not finite.
     """
+    check_kind(frame, "columns", "pandas frame")
     _check_columns(frame.columns)
     nothing = package("pandas").isna
     return _pictures(
         [None if nothing(path) else str(path) for path in frame["path"]],
-        frame[list(SIDES)].to_numpy(dtype=np.float64, na_value=np.nan),
+        np.stack([_numbers(frame[side], side) for side in SIDES], axis=1),
         [None if nothing(name) else _name(name) for name in frame["class"]],
-        frame["score"].to_numpy(dtype=np.float64, na_value=np.nan) if "score" in frame.columns else None,
+        _numbers(frame["score"], "score") if "score" in frame.columns else None,
         class_names,
     )
 
@@ -51,16 +52,13 @@ def to_arrow(pictures: Mapping[str, Detections]) -> Any:
 
 def from_arrow(table: Any, class_names: Sequence[str] = ()) -> dict[str, Detections]:
     """Detections by path of an Arrow table; as `from_pandas`."""
+    check_kind(table, "column_names", "Arrow table")
     _check_columns(table.column_names)
-
-    def numbers(name: str) -> np.ndarray:
-        return np.array(table[name].to_pylist(), dtype=np.float64)  # None becomes NaN
-
     return _pictures(
         table["path"].to_pylist(),
-        np.stack([numbers(side) for side in SIDES], axis=1),
+        np.stack([_numbers(table[side], side) for side in SIDES], axis=1),
         [None if name is None else _name(name) for name in table["class"].to_pylist()],
-        numbers("score") if "score" in table.column_names else None,
+        _numbers(table["score"], "score") if "score" in table.column_names else None,
         class_names,
     )
 
@@ -107,6 +105,31 @@ def _pictures(
 def _check_columns(there: Iterable[str]) -> None:
     if missing := [name for name in ("path", *SIDES, "class") if name not in set(there)]:
         raise DataError(f"the table has no column {', '.join(missing)}; give path, x1, y1, x2, y2, class and score")
+
+
+def _numbers(column: Any, name: str) -> np.ndarray:
+    """A column of pandas or Arrow as float64; what is missing is NaN, and what is no number a DataError."""
+    try:
+        if hasattr(column, "to_pylist"):
+            return np.array(column.to_pylist(), dtype=np.float64)  # None becomes NaN
+        numbers: np.ndarray = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return numbers
+    except (TypeError, ValueError):
+        values = (
+            column.to_pylist()
+            if hasattr(column, "to_pylist")
+            else column.to_numpy(dtype=object, na_value=None).tolist()
+        )
+        row = next(row for row, value in enumerate(values) if not _is_number(value))
+        raise DataError(f"the table: {name} of row {row} is {values[row]!r}; give numbers") from None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(np.nan if value is None else value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _name(name: Any) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from foveal.anchors import Anchors
 from foveal.config import Config, ModelConfig
+from foveal.errors import ConfigError
 from foveal.model.backbone import IMAGE_MEAN as IMAGE_MEAN  # what importers and studies measure pixels by
 from foveal.model.backbone import IMAGE_STD as IMAGE_STD
 from foveal.model.backbone import Backbone
@@ -78,6 +79,8 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True, kept_
 
     kept_in: the folder `backbone` of a run whose network it is; without it a `hf:` backbone is asked for by name.
     """
+    if pretrained:
+        _check_start(config.model)
     model = RetinaNet(config.model, num_classes, Anchors.from_config(config).per_cell, kept_in)
     if pretrained and config.model.weights != "none":
         if isinstance(model.backbone, TransformersBackbone):
@@ -87,6 +90,22 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True, kept_
     if config.train.recompute_backbone:
         model.backbone.enable_recompute()
     return model
+
+
+def _check_start(config: ModelConfig) -> None:
+    """ConfigError where layers that start at random would be kept so. The weights of a run may have such settings."""
+    if config.weights != "none":
+        return
+    if config.batch_norm == "frozen":
+        raise ConfigError(
+            "model.batch_norm is frozen but model.weights is none: frozen statistics of a random network are "
+            "random; set model.batch_norm to trained, give weights, or start from a run with --weights"
+        )
+    if config.frozen_stages:
+        raise ConfigError(
+            f"model.frozen_stages is {config.frozen_stages} but model.weights is none: frozen random layers "
+            "never learn; set model.frozen_stages to 0, give weights, or start from a run with --weights"
+        )
 
 
 def _backbone(config: ModelConfig, kept_in: Path | None) -> Backbone:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from foveal.errors import ConfigError, WeightsError
 from foveal.model.backbone import Backbone, BatchNormMode
-from foveal.model.transformers_files import Description, build, published_weights
+from foveal.model.transformers_files import Description, build, check_memory, published_weights
 
 LEVELS = (2, 3, 4, 5)
 PROBE = 1344
@@ -146,7 +146,10 @@ def measure(description: Description) -> Maps:
     try:
         config.out_features = list(config.stage_names)
         network = build(config, "meta")
+        check_memory(name, network)
         maps = _run(network, PROBE, PROBE)
+    except WeightsError:
+        raise
     except Exception as error:  # whatever a network does that was not made for pictures of this size
         raise _refused(name, f"cannot be run on a picture of {PROBE} x {PROBE}: {_first_line(error)}") from None
     if len(maps) != len(config.out_features) or any(x.dim() != 4 for x in maps):

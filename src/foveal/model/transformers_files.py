@@ -10,21 +10,26 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
 from foveal.errors import UsageError, WeightsError
 from foveal.model.backbone import IMAGE_MEAN, IMAGE_STD
+from foveal.names import printable
 
 log = logging.getLogger("foveal")
 
 PREFIX = "hf:"
+MOST_LAYERS = 1000
+"""In a configuration that may be a stranger's: a thousand million layers take for ever even without any memory."""
 MOST_MISSING = 0.25
 """Of the tensors; a norm or two that only detection needs may be missing, another model's file has nearly none."""
 
@@ -68,6 +73,7 @@ def describe(name: str, kept_in: Path | None = None) -> Description:
         log.info("%s: asking the Hugging Face hub", name)
     with _quiet():
         try:
+            _check_layers(transformers.PretrainedConfig.get_config_dict(source)[0])
             config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
             pixels = _pixels(_processor(source))
         except Exception as error:  # of transformers or the hub, about a name or a stranger's file
@@ -82,6 +88,17 @@ def describe(name: str, kept_in: Path | None = None) -> Description:
         if "drop" in setting and isinstance(value, float):
             setattr(config, setting, 0.0)
     return Description(name, config, pixels)
+
+
+def check_memory(name: str, network: Any) -> None:
+    """WeightsError where a network, given on the meta device, has more numbers than there is free memory for."""
+    count = sum(tensor.numel() for tensor in network.state_dict().values())
+    needed, free = 4 * count, psutil.virtual_memory().available
+    if needed > free:
+        raise WeightsError(
+            f"model.backbone {name}: has {count:,} parameters, which take {needed / 2**30:,.0f} GB, and "
+            f"{free / 2**30:.1f} GB are free; take a smaller model"
+        )
 
 
 def build(config: Any, device: str = "cpu") -> Any:
@@ -159,6 +176,19 @@ def _processor(source: str) -> dict[str, Any] | None:
     return said
 
 
+def _check_layers(said: Any) -> None:
+    """ValueError where a configuration, as it stands in its file, asks for more layers than any network has."""
+    waiting = [said]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            counts = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
+            most = max(len(counts), *counts, 0)
+            if any(word in key for word in ("layer", "depth", "block", "stage")) and most > MOST_LAYERS:
+                raise ValueError(f"its {key} asks for {most:,} layers")
+
+
 def _pixels(said: dict[str, Any] | None) -> Pixels:
     """Statistics in 0 .. 1, whatever the scale they are meant for; ImageNet's where nothing is said."""
     if said is None:
@@ -187,9 +217,15 @@ def _why(error: Exception) -> str:
             "save_pretrained where there is a network, bring the folder, and set model.backbone to hf:FOLDER"
         )
     reason = " ".join(str(error).split())
+    # torch advises to open such a file without its protection; that advice is passed on to nobody.
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
+        return (
+            "its pytorch_model.bin is damaged or holds more than tensors, and is not opened; take a model that "
+            "publishes model.safetensors"
+        )
     if "trust_remote_code" in reason:
         return "it needs code of its own repository, which is not run; take a model that transformers itself knows"
-    return (reason[:300] or type(error).__name__) + "; check the name, or take another model"
+    return (printable(reason, 300) or type(error).__name__) + "; check the name, or take another model"
 
 
 @contextmanager

@@ -1,20 +1,22 @@
 """Weight files: pretrained backbones by name or path, safe reading of files from strangers, partial copies.
 
-Nothing is unpickled: .pth files go through torch's `weights_only` reader, which builds only tensors and containers.
+No code of a file is run: .pth files go through `torch_files`, which looks at them before torch does.
 """
 
 from __future__ import annotations
 
 import logging
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveal.errors import WeightsError
+from foveal.model.torch_files import read_torch_file, why_unreadable
+from foveal.names import printable
 
 # torchvision's first ImageNet weights of each backbone; the hexadecimal ending is the file's checksum.
 _URL = "https://download.pytorch.org/models/"
@@ -53,32 +55,58 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
         example = (missing or unknown or other_shape)[0]
         raise WeightsError(
             f"{path}: these are not {name} weights ({len(missing)} tensors missing, {len(unknown)} unknown, "
-            f"{len(other_shape)} of another shape, such as {example}); set model.backbone to the network that the file "
-            "was made for, or model.weights to a file of torchvision's state dict for it"
+            f"{len(other_shape)} of another shape, such as {printable(example)}); set model.backbone to the network "
+            "that the file was made for, or model.weights to a file of torchvision's state dict for it"
         )
     backbone.load_state_dict(tensors, strict=False)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file by name, on the CPU; raises WeightsError, runs no code of the file."""
+    """The tensors of a .safetensors or .pth file by name, on the CPU; raises WeightsError, runs no code of the file.
+
+    None is larger than what is there of it in the file.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such weight file; give the path of a .safetensors or .pth file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
+        try:
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(f"{path}: {why_unreadable(error)}") from None
-    if not isinstance(content, dict) or not all(isinstance(t, Tensor) for t in content.values()):
+        except Exception as error:
+            raise WeightsError(f"{path}: {why_unreadable(error)}") from None
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise WeightsError(f"{path}: has {size:,} bytes, more than any network's; give its state dict alone")
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or not are_named_tensors(content):
         held = f"entries {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
         raise WeightsError(
-            f"{path}: is not a state dict but holds {held[:200]}; save the state dict alone: "
+            f"{path}: is not a state dict but holds {printable(held, 200)}; save the state dict alone: "
             "torch.save(model.state_dict(), path)"
         )
+    check_tensors(path, content)
     return content
+
+
+def are_named_tensors(content: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """WeightsError unless they are plain and lie in the file; sizes are looked at, numbers are not."""
+    size = path.stat().st_size
+    if len(tensors) > MAX_TENSORS:
+        raise WeightsError(f"{path}: holds {len(tensors):,} tensors, more than any RetinaNet; give its weights alone")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
+            raise WeightsError(f"{path}: {printable(name)} is no plain tensor; save the state dict in float32")
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if claimed > size:
+        raise WeightsError(
+            f"{path}: its tensors claim {claimed:,} bytes and the file has {size:,}, so it is damaged or made to fill "
+            "the memory; fetch it again"
+        )
 
 
 def copy_matching(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -90,19 +118,6 @@ def copy_matching(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     fitting = {key: tensors[key] for key in wanted if key in tensors and tensors[key].shape == wanted[key].shape}
     model.load_state_dict(fitting, strict=False)
     return [key for key in wanted if key not in fitting]
-
-
-def why_unreadable(error: Exception) -> str:
-    """What a message says after the name of a weight file that torch or safetensors could not read, and why."""
-    reason = " ".join(str(error).split()).split(". ")[0][:200] or type(error).__name__
-    if isinstance(error, pickle.UnpicklingError):
-        if "GLOBAL" in str(error):
-            return (
-                "holds more than tensors and is not opened, because that could run a stranger's code; save its state "
-                "dict alone, as .safetensors or with torch.save(model.state_dict(), path)"
-            )
-        reason = "not written by torch.save"
-    return f"is damaged or no weight file ({reason}); fetch it again"
 
 
 def is_imagenet_file(file: str, backbone: str) -> bool:

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 import torch
 
+from foveal.names import printable
+
 MAX_STEPS = 2_000_000
 """Instructions, and values that they copy. A ResNet-152 with its optimiser takes some 50,000."""
 
@@ -51,7 +53,7 @@ def check_torch_pickle(file: IO[bytes], size: int) -> None:
         raise
     except Exception as error:  # whatever damaged bytes lead to
         raise RefusedTorchPickleError(
-            f"is damaged or no weight file ({' '.join(str(error).split())[:100]}); fetch it again"
+            f"is damaged or no weight file ({printable(' '.join(str(error).split()))}); fetch it again"
         ) from None
 
 
@@ -142,7 +144,7 @@ class _Machine:
 
     def _call(self, given: _Value, function: _Value) -> None:
         if function.kind != "name" or function.value not in _CALLED or given.kind != "tuple":
-            raise _more(f"wants {str(function.value)[:60]} called")
+            raise _more(f"wants {printable(function.value, 60)} called")
         self._take(given.count + sum(item.count for item in given.items))
         short = function.value.rpartition(".")[2]
         kinds = [item.kind for item in given.items]
@@ -157,7 +159,7 @@ def _allowed(name: str) -> str:
     storage = module in ("torch", "torch.cuda", "torch.storage") and last.endswith("Storage")
     numbers = module == "torch" and isinstance(getattr(torch, last, None), torch.dtype)
     if not (name in _CALLED or storage or numbers):
-        raise _more(f"names {name[:60]}")
+        raise _more(f"names {printable(name, 60)}")
     return name
 
 
