@@ -10,7 +10,7 @@ ROOT = Path(foveal.__file__).parent
 ORDER = """
 errors config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
-losses.classification losses.fused losses.boxes losses.mining
+losses.classification losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
 model.pyramid model.heads model.weights model.retinanet
