@@ -46,7 +46,8 @@ class ClassificationLoss(ABC):
         """Element-wise loss >= 0, float32 (float64 for float64 logits), of the logits' shape; differentiable once.
 
         targets: 0 .. 1, broadcastable; no gradient flows to them. weight: factor, broadcastable. keep: bool,
-        broadcastable; elements that are not kept cost 0. Empty logits give an empty loss.
+        broadcastable; elements that are not kept cost 0. Empty logits give an empty loss. torch.func's transforms are
+        refused, with torch's error: differentiate with `torch.autograd` or `backward()`.
         `Focal()(log(9), 1)` is .25 x (1 - .9)^2 x -log .9 = .000263.
         """
         elements = cast(Tensor, _Elementwise.apply(logits, targets, self))

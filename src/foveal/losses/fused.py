@@ -1,8 +1,9 @@
 """The class loss of an image in one pass over its logits, sums and gradient together: the fast path on a CPU.
 
 `losses/classification.py` says what is computed, and judges this file. There each step of an equation is a walk through
-memory with a new buffer of the logits' size. Here a block of logits that stays in the cache goes through all steps, in
-three small buffers that every block uses again. Only the gradient is written out: the one tensor of the logits' size.
+memory with a new buffer of the logits' size. Here a block of logits that stays in the cache goes through all steps
+(`background.py`), in three small buffers that every block uses again. Only the gradient is written out: the one tensor
+of the logits' size.
 
 The pass takes every anchor for background. Where one is not, the probabilities of its classes are replaced by 0, which
 costs exactly nothing; the few logits of the positives are then added by the plain path.
@@ -57,7 +58,8 @@ def fused_sums(
 
     logits: L of [B, A, K, X], any float dtype; arithmetic is float32 (float64 for float64). targets_PK: what the logits
     of the levels' positive anchors should say, 0 .. 1. upstream_B: what backward will bring, if that is known; a wrong
-    one costs time, no correctness. No gradient is computed under no_grad or where none is needed.
+    one costs time, no correctness. No gradient is computed under no_grad or where none is needed. Differentiate with
+    `torch.autograd` or `backward()`: torch.func's transforms refuse it, as they do the plain path.
     """
     wanted = torch.is_grad_enabled() and any(level.requires_grad for level in logits)
     return cast(Tensor, _FusedSums.apply(loss, positive, ignored, targets_PK, wanted, upstream_B, *logits))
