@@ -2,26 +2,36 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The package with what it needs; on top of it what tests, linters and measurements need.
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+# Tests at a time: the cores that this process may use.
+JOBS ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))")
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: setup demo test lint bench bench-peers clean
+.PHONY: setup setup-dev demo test lint bench bench-peers clean
 
-setup: $(READY)
+setup: $(INSTALLED)
 
-# Pinned versions first, the package itself last, so that editing code never re-installs torch.
-$(READY): pyproject.toml constraints.txt
+setup-dev: $(READY)
+
+# Installed so that edited code counts at once; only other versions install again.
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $(INSTALLED)
+
+$(READY): $(INSTALLED)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-demo: $(READY)
+demo: $(INSTALLED)
 	$(BIN)/foveal demo --out runs/demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -116,7 +116,7 @@ def machine() -> str:
         model = named[0].split(":", 1)[1].strip() if named else model
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     card = f" + {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{model} ({cores} cores){card}"
+    return f"{model} ({cores} core{'' if cores == 1 else 's'}){card}"
 
 
 def versions() -> str:

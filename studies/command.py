@@ -16,11 +16,11 @@ from foveal.config import Config
 from foveal.engine.progress import ConsoleReporter, Reporter
 from foveal.errors import FovealError, Interrupted
 from studies.drawing import save
-from studies.keys import run_key
+from studies.keys import code_key, run_key
 from studies.locks import alone, if_free
 from studies.readme import write_measured
 from studies.report import figure, further_table, sentences, table
-from studies.results import line_of, write_results
+from studies.results import different_code, line_of, outcomes_in, write_results
 from studies.runs import Finished, Outcome, expected_minutes, finish, read_outcome
 from studies.scales import Data, scale_and_data
 from studies.study import Further, Row, Scale, Study, paper_rows
@@ -53,13 +53,27 @@ def main(
     return 0
 
 
+def draw(name: str, about: str, steps: Sequence[Callable[[], object]], arguments: Sequence[str] | None = None) -> int:
+    """The command of a study that trains nothing: takes no flag but --help, draws, and returns its exit code."""
+    made = argparse.ArgumentParser(prog=f"python -m studies.{name}", description=about)
+    made.parse_args(arguments)
+    for step in steps:
+        step()
+    return 0
+
+
 def parser(study: Study) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=f"python -m studies.{study.name}", description=study.title)
+    made = argparse.ArgumentParser(
+        prog=f"python -m studies.{study.name}",
+        description=study.title,
+        epilog="\n".join(["rows:", *(f'  "{row.name}"' for row in study.rows)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     made.add_argument("--data", type=Path, help="a data set; the small scale draws its own where none is given")
     made.add_argument("--scale", choices=("small", "paper"), default="small", help="minutes on a CPU, or the paper's")
     made.add_argument("--steps", type=_count, help="of each run, where not the scale's own; told apart in results")
     made.add_argument("--seeds", type=_count, default=3, help="runs of each row, with seeds 0, 1, ... (default 3)")
-    made.add_argument("--rows", nargs="+", metavar="NAME", help=f"some of: {', '.join(r.name for r in study.rows)}")
+    made.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, each in quotes; all are listed below")
     made.add_argument("--dry-run", action="store_true", help="say what would be trained, and for how long")
     made.add_argument("--runs", type=Path, default=RUNS, help=f"where runs are kept and looked for (default {RUNS})")
     made.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto takes a GPU if there is one")
@@ -110,7 +124,12 @@ class Plan:
 
     def done(self, item: Work, outcome: Outcome, device: str) -> Finished:
         where = (item.folder, self.data.folder, self.scale.test_split, device)
-        return Finished(item.row.name, outcome, item.config, *where)
+        # The folder's name is made of today's code, also where an older version wrote no code into the outcome.
+        return Finished(item.row.name, replace(outcome, code=code_key()), item.config, *where)
+
+    def has(self, outcome: Outcome) -> bool:
+        """Whether a run is of this scale and these data."""
+        return (outcome.scale, outcome.data) == (self.scale.label, self.data.name)
 
     @functools.cached_property
     def labels(self) -> str:
@@ -150,8 +169,11 @@ def run(
     console.print(table(study, results, paper))
     if more := further_table(study, further, paper):
         console.print(more)
-    for said in sentences(study, results, paper):
-        console.print(said, markup=False, highlight=False)
+    # The console has the runs of today's code; README.md has all that result.csv has kept.
+    kept = [outcome for _, outcome in outcomes_in(study.folder / "result.csv") if plan.has(outcome)]
+    for said in (*sentences(study, results, paper), different_code(kept)):
+        if said:
+            console.print(said, markup=False, highlight=False)
     drawn = study.draw(study, results) if study.draw else figure(study, results, paper)
     save(drawn, study.folder / "figure.png")
     write_measured(study)
@@ -232,7 +254,10 @@ def _pause() -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: give 1 or more") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}: give 1 or more")
     return number

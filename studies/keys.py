@@ -28,6 +28,11 @@ def run_key(config: Config, data_fingerprint: str, code: str | None = None, meth
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
+def code_key() -> str:
+    """Seven hex digits of that code as it is today; runs of different ones are told apart in results."""
+    return hashlib.sha256(source_code().encode()).hexdigest()[:7]
+
+
 @functools.cache
 def source_code(package: Path = PACKAGE) -> str:
     """The code that decides what a loss is: losses, matching and anchors, without comments and docstrings."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from foveal.engine.checkpoint import write_text
 from studies.locks import alone
 from studies.report import sentences, shown_rows
-from studies.results import outcome_of, read_results
+from studies.results import different_code, outcomes_in
 from studies.runs import Outcome
 from studies.study import PaperRow, Study, paper_rows
 
@@ -30,9 +30,8 @@ def write_measured(study: Study) -> None:
 def measured(study: Study) -> str:
     """Markdown: for each scale and data set a table, a sentence for each comparison, and the circumstances."""
     groups: dict[tuple[str, str], dict[str, dict[int, Outcome]]] = {}
-    for line in read_results(study.folder / "result.csv"):
-        outcome = outcome_of(line)
-        groups.setdefault((outcome.scale, outcome.data), {}).setdefault(line["row"], {})[outcome.seed] = outcome
+    for row, outcome in outcomes_in(study.folder / "result.csv"):
+        groups.setdefault((outcome.scale, outcome.data), {}).setdefault(row, {})[outcome.seed] = outcome
     paper = paper_rows(study.folder)
     return "\n".join(
         _group(_of_scale(study, label.split()[0]), label, data, results, paper)
@@ -51,6 +50,8 @@ def _group(
     results: Mapping[str, Mapping[int, Outcome]],
     paper: Mapping[str, PaperRow],
 ) -> str:
+    outcomes = [outcome for by_seed in results.values() for outcome in by_seed.values()]
+    warning = different_code(outcomes)
     heads = ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss")
     lines = [
         f"AP / AP50 / AP75 at scale {scale} on {data}, means over seeds:",
@@ -61,7 +62,8 @@ def _group(
         "",
         *(f"- {said}" for said in sentences(study, results, paper)),
         "",
-        _circumstances([outcome for by_seed in results.values() for outcome in by_seed.values()]),
+        *([f"**{warning}**", ""] if warning else []),
+        _circumstances(outcomes),
         "",
     ]
     return "\n".join(lines)
@@ -71,10 +73,12 @@ def _circumstances(outcomes: Sequence[Outcome]) -> str:
     def all_of(values: Sequence[str]) -> str:
         return ", ".join(sorted(set(values)))
 
+    # Lines that older versions wrote.
+    machines = [outcome.machine.replace("(1 cores)", "(1 core)") for outcome in outcomes]
     minutes = statistics.median(outcome.minutes for outcome in outcomes)
     return (
         f"{len(outcomes)} runs of at most {max(outcome.steps for outcome in outcomes)} steps, {minutes:.1f} minutes "
-        f"each (median), on {all_of([outcome.machine for outcome in outcomes])}; "
+        f"each (median), on {all_of(machines)}; "
         f"commit {all_of([outcome.commit for outcome in outcomes])}; {all_of([outcome.date for outcome in outcomes])}."
     )
 

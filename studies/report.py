@@ -71,17 +71,16 @@ def further_table(
 
 
 def sentences(study: Study, results: Results, paper: Mapping[str, PaperRow]) -> list[str]:
-    """A sentence for each row that shares a seed with the baseline."""
-    baseline = _aps(results.get(study.baseline, {}))
-    in_paper = {name: row.ap for name, row in paper.items()}
+    """One for each row that shares a seed with the baseline, then one for each further pair that shares one."""
+    with_baseline = [(row.name, study.baseline) for row in study.rows if row.name != study.baseline]
     said = []
-    for row in study.rows:
-        difference = paired_difference(_aps(results.get(row.name, {})), baseline)
-        if row.name == study.baseline or difference is None:
+    for name, other in (*with_baseline, *study.pairs):
+        difference = paired_difference(_aps(results.get(name, {})), _aps(results.get(other, {})))
+        if difference is None:
             continue
-        theirs, base = in_paper.get(row.name), in_paper.get(study.baseline)
+        theirs, base = paper.get(name, NOTHING).ap, paper.get(other, NOTHING).ap
         gap = None if theirs is None or base is None else theirs - base
-        said.append(sentence(row.name, study.baseline, difference, gap))
+        said.append(sentence(name, other, difference, gap))
     return said
 
 

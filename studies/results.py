@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from studies.runs import Outcome
 from studies.study import Further
 
 COLUMNS = (
-    "row seed scale data AP AP50 AP75 diverged loss steps minutes config commit machine date".split()
+    "row seed scale data AP AP50 AP75 diverged loss steps minutes config code commit machine date".split()
 )  # what every study has; some have more
 SAME_RUN = ("row", "seed", "scale", "data")
 
@@ -34,6 +36,7 @@ def line_of(row: str, outcome: Outcome, further: Further) -> dict[str, Any]:
         "minutes": outcome.minutes,
         "config": outcome.key,
         **{name: value if isinstance(value, str) else f"{value:.6g}" for name, value in further.items()},
+        "code": outcome.code,
         "commit": outcome.commit,
         "machine": outcome.machine,
         "date": outcome.date,
@@ -57,6 +60,30 @@ def outcome_of(line: Mapping[str, str]) -> Outcome:
         commit=line["commit"],
         machine=line["machine"],
         date=line["date"],
+        code=line.get("code") or "",
+    )
+
+
+def outcomes_in(path: Path) -> list[tuple[str, Outcome]]:
+    """Row and outcome of each line of result.csv. A line without a code has that of another one of its commit."""
+    found = [(line["row"], outcome_of(line)) for line in read_results(path)]
+    of_commit = {outcome.commit: outcome.code for _, outcome in found if outcome.code}
+    return [
+        (row, outcome if outcome.code else replace(outcome, code=of_commit.get(outcome.commit, "")))
+        for row, outcome in found
+    ]
+
+
+def different_code(outcomes: Iterable[Outcome]) -> str:
+    """A sentence where the runs of one table were not trained by the same code; empty where they were."""
+    runs = Counter(outcome.code or "not recorded" for outcome in outcomes)
+    if len(runs) < 2:
+        return ""
+    (first, number), *others = sorted(runs.items())
+    told = ", ".join([f"{first}: {number} run{'' if number == 1 else 's'}", *(f"{code}: {n}" for code, n in others)])
+    return (
+        f"These runs stem from {len(runs)} versions of the code of losses, matching and anchors ({told}); "
+        "rows are paired all the same, so a part of a difference may be the code's."
     )
 
 

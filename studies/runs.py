@@ -17,6 +17,7 @@ from foveal.engine.evaluate import evaluate
 from foveal.engine.progress import Reporter
 from foveal.engine.train import train
 from foveal.errors import TrainingError
+from studies.keys import code_key
 from studies.scales import Data
 from studies.study import Method, Scale
 
@@ -30,6 +31,7 @@ class Outcome:
 
     ap, ap50, ap75: percent, on the test split, with the last weights. loss: mean over the last logged steps, which
     tells of an explosion that stayed finite; None where nothing was logged. minutes: of training, all legs together.
+    code: `keys.code_key()` of what it was trained by; empty in files that older versions wrote.
     """
 
     key: str
@@ -46,6 +48,7 @@ class Outcome:
     commit: str
     machine: str
     date: str
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def finish(
         commit=commit(),
         machine=machine(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        code=code_key(),
     )
     write_json(folder / OUTCOME, asdict(outcome))
     return outcome

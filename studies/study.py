@@ -76,6 +76,8 @@ class Study:
     """How the settings begin that rows may change; all others are the same for all rows."""
     paper_baseline: str | None = None
     """The baseline at the paper's scale, where that has other rows."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Further comparisons: a row, and the row that it is held against."""
     extra: Callable[[Finished], Further] | None = None
     """Further columns of a run; what takes long to find is kept in the run's folder."""
     draw: Callable[[Study, Results], Figure] | None = None
@@ -84,8 +86,9 @@ class Study:
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
         assert len(set(names)) == len(names), f"{self.title}: two rows have one name"
-        for baseline in (self.baseline, self.paper_baseline or self.baseline):
-            assert baseline in names, f"{self.title}: no row is called {baseline}"
+        in_pairs = [name for pair in self.pairs for name in pair]
+        for named in (self.baseline, self.paper_baseline or self.baseline, *in_pairs):
+            assert named in names, f"{self.title}: no row is called {named}"
         for row in self.rows:
             unknown = [name for name in row.changes if name not in field_names()]
             assert not unknown, f"{self.title}: row {row.name} changes {unknown}, which are no settings"

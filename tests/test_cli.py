@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from foveal.cli import main
+from foveal.commands import COMMANDS
 from foveal.config import load_config
 from foveal.data.scenes import write_scenes
 from foveal.errors import FovealError
@@ -45,6 +46,13 @@ def test_help_answers_without_importing_torch():
     assert done.returncode == 0, done.stderr
     for command in ("demo", "inspect", "train", "evaluate", "predict"):
         assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_speaks_of_no_python_values(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    assert "None" not in capsys.readouterr().out
 
 
 def test_help_of_a_command_shows_the_presets_values(capsys):
@@ -135,7 +143,7 @@ def test_evaluate_skips_unreadable_pictures_only_when_asked(run, scenes, tmp_pat
     assert main(["evaluate", str(run), str(tmp_path / "cut"), "--json", "--skip-bad"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 3
-    assert any("1 unreadable pictures" in note for note in found["notes"])
+    assert any("1 unreadable picture" in note for note in found["notes"])
 
 
 def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, capsys):

@@ -8,9 +8,9 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors config detections boxes sweep_nms nms anchors reach grid_matching
+errors wording config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
-losses.classification losses.background losses.fused losses.boxes losses.mining
+losses.arguments losses.classification losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
 model.pyramid model.heads model.weights model.retinanet
@@ -21,8 +21,8 @@ data.augment data.plan data.loader data.painting data.scenes
 drawing
 interop.assembling interop.supervision interop.coco_results interop.tables interop.fiftyone interop.label_studio
 hub.addresses hub.strangers hub.fetching
-engine.allocator engine.progress engine.schedule engine.checkpoint engine.compilation engine.ema
-engine.usable
+engine.allocator engine.progress engine.schedule engine.checkpoint engine.run_numbers engine.compilation engine.ema
+engine.usable engine.class_names
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
 engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect
@@ -37,7 +37,7 @@ importers.torchvision importers.deepforest importers.detectron2 importers.mmdete
 importers.importing
 runtime.publishing runtime.description runtime.sessions runtime.exported
 export.graph export.pixels export.boxes export.network export.assembly export.formats export.agreement
-export.exporting export.benchmarking
+export.quantising export.placing export.exporting export.benchmarking
 hub.model_card hub.pushing
 commands cli
 """.split()

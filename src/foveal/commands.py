@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from foveal.config import Config, preset
 from foveal.errors import UsageError
+from foveal.wording import counted
 
 Preset = Literal["light", "paper"]
 Settings = Annotated[Config, arg(name="")]
+# Where nothing is given, the help's own words say what happens.
+GivenPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 EngineChoice = Literal["auto", "torch", "onnxruntime", "openvino"]
 
 
@@ -48,7 +51,7 @@ class Inspect:
 
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Folder of pictures and labels (COCO, VOC, YOLO, CSV), or a label file."""
-    split: str | None = None
+    split: Annotated[str | None, arg(metavar="STR", help_behavior_hint="")] = None
     """Only this split; default: all."""
     json: bool = False
     """Print one JSON object instead of tables."""
@@ -58,7 +61,7 @@ class Inspect:
     """Folder for those pictures."""
     preset: Preset = "light"
     """Recipe whose size and anchors are looked at."""
-    config: Path | None = None
+    config: GivenPath = None
     """YAML file of settings."""
     settings: Settings = field(default_factory=lambda: preset("light"))
 
@@ -84,11 +87,11 @@ class Train:
     """Folder of the run."""
     preset: Preset = "light"
     """Recipe to start from: light for CPUs and small sets, paper for the paper's."""
-    config: Path | None = None
+    config: GivenPath = None
     """YAML file of settings that change the preset; config.yaml of a run is one."""
     resume: bool = False
     """Go on from the last checkpoint in --out, or start if there is none."""
-    weights: Path | None = None
+    weights: GivenPath = None
     """A run to start from; its class head is replaced where the classes differ."""
     device: Literal["auto", "cpu"] = "auto"
     """auto takes a GPU if there is one."""
@@ -119,9 +122,9 @@ class Evaluate:
     foveal evaluate --results DETECTIONS.json --annotations GT.json
     """
 
-    run_folder: Annotated[Positional[Path | None], arg(metavar="RUN")] = None
-    """Run folder of `foveal train`, or a file of `foveal export`."""
-    data: Annotated[Positional[Path | None], arg(metavar="DATA")] = None
+    run_folder: Annotated[Positional[Path | None], arg(metavar="RUN", help_behavior_hint="")] = None
+    """A run: folder of `foveal train` or `foveal import`, hf://OWNER/NAME, or a file of `foveal export`."""
+    data: Annotated[Positional[Path | None], arg(metavar="DATA", help_behavior_hint="")] = None
     """Folder of pictures and labels, or a label file."""
     split: str = "test"
     """Split to score."""
@@ -131,12 +134,12 @@ class Evaluate:
     """COCO's 12 numbers, or VOC's AP with 11 points (2007) or every point (2012)."""
     plus_one: bool = False
     """Count boxes in whole pixels, width = x2 - x1 + 1, as VOC's own code does (voc metrics only)."""
-    results: Path | None = None
+    results: GivenPath = None
     """COCO results JSON to score instead of a run."""
-    annotations: Path | None = None
+    annotations: GivenPath = None
     """COCO annotations JSON that --results is scored against."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Which weights of the run."""
+    checkpoint: Annotated[Literal["best", "last"] | None, arg(metavar="{best,last}", help_behavior_hint="")] = None
+    """Which weights of the run; default: best. An exported file has its own."""
     format: Annotated[Literal["auto", "coco", "voc", "yolo", "csv"], arg(name="data.format")] = "auto"
     """Label format of DATA; `auto` looks at the folder."""
     skip_bad: bool = False
@@ -183,8 +186,8 @@ class Predict:
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder of `foveal train`, or a file of `foveal export`."""
-    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUTS")]
+    """A run: folder of `foveal train` or `foveal import`, hf://OWNER/NAME, or a file of `foveal export`."""
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUTS", help_behavior_hint="(required)")]
     """Pictures, folders, globs, videos, or - for a list of paths on standard input."""
     out: Path
     """Folder for the table and the drawn pictures."""
@@ -192,7 +195,7 @@ class Predict:
     """Format of the table; labelstudio: tasks with predictions, for people to correct."""
     draw: bool = False
     """Write every picture with its boxes."""
-    min_score: float | None = None
+    min_score: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Keep detections from this score; default: the run's recommended threshold, else .5."""
     tile: int = 0
     """Cut large pictures into tiles of this side; 0 shrinks them whole."""
@@ -200,7 +203,7 @@ class Predict:
     """Share of a tile that neighbours have in common."""
     batch_size: int = 8
     """Pictures at a time."""
-    max_pixels: int | None = None
+    max_pixels: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Pass over pictures with more pixels; default: the run's data.max_pixels."""
     engine: EngineChoice = "auto"
     """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
@@ -236,14 +239,14 @@ class Losses:
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder of `foveal train`."""
+    """A run: folder of `foveal train` or `foveal import`, or hf://OWNER/NAME."""
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Folder of pictures and labels, or a label file."""
     split: str = "val"
     """Split to look at."""
     gammas: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     """Focal losses to compare, beside the run's own loss."""
-    out: Path | None = None
+    out: GivenPath = None
     """Folder for losses.json, cdf.csv and cdf.png; default: none is written."""
     json: bool = False
     """Print one JSON object instead of tables."""
@@ -251,6 +254,8 @@ class Losses:
     """Pictures at a time."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of the run."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
 
     def run(self) -> int:
         from foveal.analysis.loss_distribution import loss_distribution
@@ -266,6 +271,7 @@ class Losses:
                 split=self.split,
                 gammas=self.gammas,
                 which=self.checkpoint,
+                device=self.device,
                 batch_size=self.batch_size,
                 progress=progress,
             )
@@ -285,7 +291,7 @@ class Mine:
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder of `foveal train`."""
+    """A run: folder of `foveal train` or `foveal import`, or hf://OWNER/NAME."""
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """Folder of pictures and labels, or a label file."""
     out: Path = Path("mined")
@@ -298,23 +304,29 @@ class Mine:
     """Doubtful labels on the sheet; 0 draws none."""
     json: bool = False
     """Print one JSON object instead of text."""
-    retrain: Path | None = None
+    retrain: GivenPath = None
     """Folder of a new run that starts from RUN and sees the hardest pictures more often."""
     steps: int = 0
     """Steps of that run; 0 means a quarter of RUN's."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
 
     def run(self) -> int:
         from foveal.analysis.hard_examples import mine
         from foveal.analysis.mined_files import as_text, summary, write_mined
         from foveal.analysis.retraining import retrain
 
+        for flag, number in (("--top", self.top), ("--sheet", self.sheet), ("--steps", self.steps)):
+            if number < 0:
+                raise UsageError(f"{flag} {number}: give 0 or more")
         with _bar("mining") as progress:
-            mined = mine(self.run_folder, self.data, self.split, progress=progress)
+            mined = mine(self.run_folder, self.data, self.split, device=self.device, progress=progress)
         folder = write_mined(mined, self.out, self.top, self.sheet)
         print(json.dumps(summary(mined), indent=1, ensure_ascii=False) if self.json else as_text(mined))
         print(f"tables and sheet: {folder}", file=sys.stderr)
         if self.retrain is not None:
-            trained = retrain(self.run_folder, self.data, self.retrain, folder / "hardest.txt", self.steps)
+            hardest = folder / "hardest.txt"
+            trained = retrain(self.run_folder, self.data, self.retrain, hardest, self.steps, self.device)
             print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.data}", file=sys.stderr)
         return 0
 
@@ -328,28 +340,36 @@ class Bootstrap:
     """
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Run folder of `foveal train`."""
-    unlabelled: Annotated[Positional[tuple[str, ...]], arg(metavar="UNLABELLED")]
+    """A run: folder of `foveal train` or `foveal import`, or hf://OWNER/NAME."""
+    unlabelled: Annotated[Positional[tuple[str, ...]], arg(metavar="UNLABELLED", help_behavior_hint="(required)")]
     """Pictures without labels: files, folders, globs."""
     into: Path
     """Folder of the new data set."""
-    data: Path | None = None
+    data: GivenPath = None
     """The labelled data; default: what RUN was trained on."""
     doubtful: float = 0.5
     """Detections from this share of their class's threshold are ignored rather than taken as background; 1: none."""
-    retrain: Path | None = None
+    retrain: GivenPath = None
     """Folder of a new run on the new data set."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
 
     def run(self) -> int:
         from foveal.analysis.bootstrapping import bootstrap, train_on
 
         with _bar("labelling") as progress:
             done = bootstrap(
-                self.run_folder, self.unlabelled, self.into, self.data, doubtful=self.doubtful, progress=progress
+                self.run_folder,
+                self.unlabelled,
+                self.into,
+                self.data,
+                doubtful=self.doubtful,
+                device=self.device,
+                progress=progress,
             )
         print(done)
         if self.retrain is not None:
-            trained = train_on(self.run_folder, self.into, self.retrain)
+            trained = train_on(self.run_folder, self.into, self.retrain, self.device)
             print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.into}")
         else:
             print(f"{self.into}: written; next: foveal train {self.into} --weights {self.run_folder} --out RUN2")
@@ -371,15 +391,15 @@ class Import:
         Literal["auto", "torchvision", "detectron2", "mmdetection", "yhenon", "deepforest", "fizyr"], arg(name="from")
     ] = "auto"
     """Project that the file is of; `auto` goes by the names of its tensors."""
-    names: Path | None = None
+    names: GivenPath = None
     """Text file with a class name a line, in the order of the outputs; - for an output that is no class."""
 
     def run(self) -> int:
         from foveal.importers.importing import import_run
 
         run = import_run(self.file, self.out, self.source, self.names)
-        model = run.config.model
-        print(f"{run.path}: {model.backbone}, {len(run.class_names)} classes; next: foveal predict {run.path} PICTURES")
+        made = f"{run.config.model.backbone}, {counted(len(run.class_names), 'class')}"
+        print(f"{run.path}: {made}; next: foveal predict {run.path} PICTURES")
         return 0
 
 
@@ -426,20 +446,38 @@ class Export:
     """Run folder of `foveal train` or `foveal import`."""
     format: Literal["onnx", "openvino", "torch"] = "onnx"
     """ONNX, for ONNX Runtime and most others; OpenVINO, for Intel's; torch.export's program of the network alone."""
-    out: Path | None = None
+    out: GivenPath = None
     """File to write; default: model.onnx, model.xml or model.pt2 in RUN."""
     resize: bool = True
     """The file takes pictures of any size and resizes them as training did; without, the caller does it."""
     nms: bool = True
     """The file gives boxes, scores and labels; without, what the network's last layers give for every anchor."""
-    pictures: tuple[Path, ...] = ()
+    pictures: Annotated[tuple[Path, ...], arg(help_behavior_hint="")] = ()
     """Pictures to compare on; default: eight of the data that RUN was trained on."""
     checkpoint: Literal["best", "last"] = "best"
     """Which weights of the run."""
+    int8: bool = False
+    """Quantise the OpenVINO file to 8 bits (default: model-int8.xml) and measure AP before and after. It needs
+    pip install 'foveal[int8]'."""
+    data: GivenPath = None
+    """For --int8: labelled data, with a training split to find ranges on; default: what RUN was trained on."""
+    split: Annotated[str | None, arg(metavar="STR", help_behavior_hint="")] = None
+    """For --int8: split to measure AP on; default: RUN's validation split."""
+    calibration: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
+    """For --int8: how many pictures of the training split to find ranges on; default: 300."""
+    max_drop: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """For --int8: AP that may be lost, in points of 100; where more is, no file is left (exit code 1); default: 1."""
 
     def run(self) -> int:
         from foveal.export.exporting import export_run
+        from foveal.export.quantising import Int8
 
+        wanted = {"data": self.data, "split": self.split, "pictures": self.calibration, "max_drop": self.max_drop}
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        if given and not self.int8:
+            raise UsageError(
+                "--data, --split, --calibration and --max-drop are for a file in 8 bits; add --int8, or leave them out"
+            )
         exported = export_run(
             self.run_folder,
             self.format,
@@ -448,6 +486,7 @@ class Export:
             nms=self.nms,
             pictures=self.pictures,
             which=self.checkpoint,
+            int8=Int8(**given) if self.int8 else None,
         )
         print(exported)
         if self.format != "torch":
@@ -466,13 +505,13 @@ class Benchmark:
     """Run folder of `foveal train` or `foveal import`."""
     engines: tuple[Literal["torch", "onnxruntime", "openvino"], ...] = ("torch", "onnxruntime", "openvino")
     """What to measure; engines that are not installed are left out, and it is said."""
-    sizes: tuple[int, ...] = ()
+    sizes: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Shorter sides of the picture in pixels; default: the run's data.size."""
     batch_size: int = 1
     """Pictures at a time."""
     seconds: float = 5.0
     """Time for each row of the table."""
-    picture: Path | None = None
+    picture: GivenPath = None
     """Picture to look at; default: one of the data that RUN was trained on, else an embedded one."""
     json: bool = False
     """Print one JSON list instead of a table."""
@@ -483,7 +522,7 @@ class Benchmark:
         rows = benchmark(self.run_folder, self.engines, self.sizes, self.batch_size, self.seconds, self.picture)
         told = [row.as_dict() for row in rows]
         print(json.dumps(told, indent=1, allow_nan=False) if self.json else as_text(rows))
-        return 0
+        return 0 if any(not row.missing for row in rows) else 1
 
 
 COMMANDS: dict[str, type] = {

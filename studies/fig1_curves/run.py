@@ -1,4 +1,4 @@
-"""Figure 1 of the paper: the focal loss against p_t, for the gammas that the paper draws.
+"""Figure 1: the focal loss against p_t, for the gammas that the paper draws.
 
 `python -m studies.fig1_curves` writes points.csv and figure.png beside this file in seconds. Nothing is trained.
 """

@@ -16,7 +16,7 @@ from rich.table import Table
 from foveal.analysis.loss_distribution import GAMMAS, LossDistribution, loss_distribution
 from foveal.analysis.loss_shares import FRACTIONS, HARDEST
 from foveal.engine.progress import ConsoleReporter, Reporter
-from foveal.errors import TrainingError
+from foveal.errors import TrainingError, UsageError
 from studies.command import Plan, by_row, finish_all
 from studies.drawing import COLOURS, panels, save, write_points
 from studies.report import circumstances
@@ -63,11 +63,16 @@ def run(
 ) -> list[Measured]:
     """Finishes what table 1b lacks, measures all of these rows that have finished, prints, writes and draws."""
     console, reporter, folder = console or Console(), reporter or ConsoleReporter(), plan.study.folder
+    baseline = plan.study.baseline
+    if names is not None and baseline not in names and not _of(baseline, plan.finished(device)):
+        rows = " ".join(f"'{name}'" for name in (baseline, *names))
+        raise UsageError(f"the figure is drawn of {baseline}, of which none has finished; give --rows {rows}")
     finish_all(plan, names, device, reporter)
-    measured = [measure(done, reporter) for done in plan.finished(device) if not done.outcome.diverged]
-    drawn = [one for one in measured if one.run.row == plan.study.baseline]
-    if not drawn:
-        raise TrainingError(f"no run of {plan.study.baseline} has finished without diverging: nothing to draw")
+    usable = [done for done in plan.finished(device) if not done.outcome.diverged]
+    if not _of(baseline, usable):
+        raise TrainingError(f"no run of {baseline} has finished without diverging: nothing to draw")
+    measured = [measure(done, reporter) for done in usable]
+    drawn = [one for one in measured if one.run.row == baseline]
     lines = [line for one in measured for line in _lines(one)]
     same = ("row", "seed", "scale", "data", "side", "gamma")
     write_results(folder / "result.csv", lines, [row.name for row in plan.study.rows], same)
@@ -76,6 +81,10 @@ def run(
     console.print(_table(measured, folder))
     console.print(f"{folder / 'result.csv'}, points.csv and figure.png", markup=False, highlight=False, soft_wrap=True)
     return measured
+
+
+def _of(row: str, runs: Sequence[Finished]) -> list[Finished]:
+    return [one for one in runs if one.row == row]
 
 
 def measure(done: Finished, reporter: Reporter) -> Measured:

@@ -1,4 +1,4 @@
-"""Figures 5 and 6 of the paper: FL and FL* against x_t, and their derivatives.
+"""Figures 5 and 6: FL and FL* against x_t, and their derivatives.
 
 `python -m studies.fig5_6_variants` writes points.csv and figure.png beside this file in seconds. Nothing is trained.
 """

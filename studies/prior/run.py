@@ -21,5 +21,6 @@ STUDY = Study(
         for prior in PRIORS
     ),
     baseline="FL, pi 0.01",
+    pairs=(("CE, pi 0.01", "CE, pi 0.5"),),
     extra=first_losses,
 )

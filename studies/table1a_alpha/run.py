@@ -11,4 +11,5 @@ STUDY = Study(
     title="Table 1a: balanced cross entropy",
     rows=tuple(Row(f"alpha {a:g}", {"loss.name": "balanced_cross_entropy", "loss.alpha": a}) for a in ALPHAS),
     baseline="alpha 0.5",
+    pairs=(("alpha 0.99", "alpha 0.75"),),
 )

@@ -16,4 +16,5 @@ STUDY = Study(
         *(Row(f"gamma {g:g}", {"loss.name": "focal", "loss.gamma": g, "loss.alpha": a}) for g, a in BEST.items()),
     ),
     baseline="gamma 0",
+    pairs=(("gamma 5", "gamma 2"),),
 )

@@ -24,5 +24,10 @@ STUDY = Study(
         Row("FL", {"loss.name": "focal", "loss.gamma": 2.0, "loss.alpha": 0.25}),
     ),
     baseline="FL",
+    pairs=(
+        ("OHEM 1:3 128, NMS 0.5", "OHEM 128, NMS 0.5"),
+        ("OHEM 128, NMS 0.7", "OHEM 128, NMS 0.5"),
+        ("SSD 1:3", "OHEM 128, NMS 0.7"),
+    ),
     at_paper_scale={"model.backbone": "resnet101"},
 )

@@ -20,4 +20,5 @@ STUDY = Study(
         star(4.0, 0.0),
     ),
     baseline="CE",
+    pairs=(("FL* gamma 2, beta 1", "FL"),),
 )

@@ -63,9 +63,7 @@ def widest_gap(ranked: torch.Tensor, first: int, last: int) -> int:
 
 
 def with_threshold(monkeypatch, threshold: float) -> None:
-    monkeypatch.setattr(
-        bootstrapping, "class_thresholds", lambda info, data, format: dict.fromkeys(info.class_names, threshold)
-    )
+    monkeypatch.setattr(bootstrapping, "class_thresholds", lambda info, *_: dict.fromkeys(info.class_names, threshold))
 
 
 def test_sure_detections_become_labels_and_doubtful_ones_regions(run, scenes, unlabelled, tmp_path, monkeypatch):
@@ -143,6 +141,28 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(run, scenes, unlabelled
     with pytest.raises(UsageError, match="classes are not the run's"):
         bootstrap(run, [unlabelled], tmp_path / "more", other)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "other"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [(["nope"], "nope: there is no such file"), (["a*.png", "empty"], "a*.png: no file matches")],
+)
+def test_inputs_without_a_picture_are_misuse_before_anything_is_read(inputs, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["bootstrap", "no-run", *inputs, "--into", "more"]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_nothing_to_add_is_misuse_and_the_corrected_command_works(run, scenes, unlabelled, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    words = ["bootstrap", str(run), "--into", str(tmp_path / "more")]
+    assert main([*words, str(scenes / "images"), str(tmp_path / "broken.png")]) == 2
+    assert "15 labelled already, 1 unreadable" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
+    assert main([*words, str(unlabelled), str(tmp_path / "nope"), "--device", "cpu"]) == 0
+    assert "5 added with" in capsys.readouterr().out
 
 
 def test_the_command_trains_on_what_it_wrote(run, unlabelled, tmp_path, capsys):

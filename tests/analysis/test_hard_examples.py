@@ -139,9 +139,16 @@ def test_a_sheet_of_an_earlier_look_does_not_stay(mined: Mined, tmp_path: Path):
     assert not (folder / "sheet.png").exists()
 
 
+@pytest.mark.parametrize("flag", ["--top", "--sheet", "--steps"])
+def test_numbers_below_0_are_misuse_before_anything_is_read(flag: str, tmp_path: Path, capsys):
+    assert main(["mine", "no-run", "no-data", "--out", str(tmp_path / "out"), flag, "-3"]) == 2
+    assert f"{flag} -3: give 0 or more" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_prints_one_json_object_and_trains_on(run: Path, scenes: Path, tmp_path: Path, capsys):
     again = tmp_path / "again"
-    words = ["mine", str(run), str(scenes), "--out", str(tmp_path / "out"), "--json", "--top", "2"]
+    words = ["mine", str(run), str(scenes), "--out", str(tmp_path / "out"), "--json", "--top", "2", "--device", "cpu"]
     assert main([*words, "--retrain", str(again), "--steps", "2"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["pictures"] == 10

@@ -194,7 +194,7 @@ def test_a_split_without_any_label_file_is_told(tmp_path: Path):
     (tmp_path / "labels").rename(tmp_path / "label")
     table = read_yolo(file)
     assert [(told.field, told.problem) for told in table.problems] == [
-        ("train", "none of the 1 pictures of train has a label file")
+        ("train", "of the 1 picture of train none has a label file")
     ]
     assert str(tmp_path / "labels/train/a.txt") in table.problems[0].fix
 

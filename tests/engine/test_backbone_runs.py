@@ -17,9 +17,10 @@ import foveal
 from foveal.cli import main
 from foveal.config import Config, preset
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_run, read_tensors
+from foveal.engine.checkpoint import read_run
 from foveal.engine.progress import Silent
 from foveal.errors import TrainingError, WeightsError
+from foveal.model.weights import read_tensors
 
 HALF = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 TINY: dict[str, Any] = {

@@ -102,7 +102,7 @@ def test_weak_classes_come_with_most_uncovered_objects_first():
 def test_the_words_name_the_worst_classes_and_every_size():
     text = in_words(coverage(table([ON_ANCHOR, DUST], [0, 1]), CONFIG), CONFIG, worst=1)
     assert "anchors at 128 px: 50 % of 2 objects have one at IoU >= 0.5, 50 % at >= 0.4, 50 % only a best one" in text
-    assert "by class: dust 0 %, 1 classes better" in text
+    assert "by class: dust 0 %, 1 class better" in text
     assert "by size: small 0 % of 1, medium 100 % of 1" in text
 
 

@@ -21,6 +21,7 @@ from foveal.engine import evaluate as evaluating
 from foveal.engine.checkpoint import RunInfo
 from foveal.engine.evaluate import evaluate, evaluate_detections, evaluate_files, recommended_threshold
 from foveal.engine.evaluation import NUMBERS
+from foveal.engine.predict import Detector
 from foveal.errors import UsageError
 
 
@@ -324,11 +325,12 @@ def test_tables_fit_80_columns_whatever_the_names():
 def run_of(monkeypatch, tmp_path):
     """A run that detects what it is told, under its own class names."""
 
-    def make(names, found: DetectionTable, threshold=None):
+    def make(names, found: DetectionTable, threshold=None, of_the_detector=None):
+        loaded = Detector(torch.nn.Identity(), Config(), names, of_the_detector or threshold)
         monkeypatch.setattr(
             evaluating, "read_run", lambda run: RunInfo(tmp_path, Config(), names, tuple(range(len(names))), threshold)
         )
-        monkeypatch.setattr(evaluating, "load", lambda run, device, which: None)
+        monkeypatch.setattr(evaluating, "load", lambda run, device, which: loaded)
         monkeypatch.setattr(evaluating, "detect_table", lambda *everything: found)
         return tmp_path
 
@@ -355,8 +357,14 @@ def test_classes_that_one_side_does_not_know_are_noted(run_of):
 def test_faulty_labels_are_noted(run_of):
     table = replace(small_table(), problems=(Problem("a.json", "", "bbox", "", "is empty", "remove it"),))
     assert evaluate(run_of(("cell", "platelet"), PERFECT), table).notes == (
-        "1 faulty labels are left out; `foveal inspect` lists them",
+        "left out 1 faulty label; `foveal inspect` tells more",
     )
+
+
+def test_faulty_labels_are_told_once_where_they_are_skipped(run_of):
+    table = replace(small_table(), problems=(Problem("a.json", "", "bbox", "", "is empty", "remove it"),))
+    notes = evaluate(run_of(("cell", "platelet"), detections()), table, skip_bad=True).notes
+    assert notes == ("test: skipped 1 faulty label and 3 unreadable pictures",)
 
 
 def test_no_class_in_common_is_refused(run_of):
@@ -371,3 +379,8 @@ def test_the_threshold_is_the_runs_but_never_on_the_split_it_was_found_on(run_of
     assert evaluate(run, table, split="val").threshold == 0.5
     assert evaluate(run, table, split="val", threshold=0.7).threshold == 0.7
     assert evaluate(run_of(("cell", "platelet"), PERFECT), table).threshold_from == "inference.show_threshold"
+
+
+def test_the_last_weights_are_scored_at_their_own_threshold(run_of):
+    run = run_of(("cell", "platelet"), PERFECT, threshold=0.3, of_the_detector=0.2)
+    assert evaluate(run, small_table(), which="last").threshold == 0.2

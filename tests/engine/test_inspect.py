@@ -250,6 +250,14 @@ def test_many_classes_are_cut_to_those_that_matter(small: Path, monkeypatch: pyt
     assert "dust" not in text.split("Anchors at")[0]
 
 
+def test_a_long_list_of_problems_says_how_many_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_coco(tmp_path, "train", [(f"{i}.png", 128, 128) for i in range(3)], [])
+    monkeypatch.setattr(inspection_text, "SHOWN_PROBLEMS", 2)
+    text = inspect(tmp_path, CONFIG).table()
+    assert "3 problems\n" in text
+    assert text.endswith("... and 1 more; --json lists all of them")
+
+
 def test_pictures_without_any_object_are_inspected(tmp_path: Path):
     write_coco(tmp_path, "train", [("a.png", 128, 128)], [])
     picture(tmp_path / "images" / "a.png")

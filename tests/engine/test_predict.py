@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from rectangles import NAMES, RectangleNet, config, detector, picture, save
 
 from foveal.data.table import TableBuilder
 from foveal.detections import Batch, Objects
-from foveal.engine.checkpoint import save_tensors, write_description
+from foveal.engine.checkpoint import save_tensors, write_description, write_json
 from foveal.engine.predict import Detector, detect_table, load, pick_device
 from foveal.errors import CheckpointError, ImageError, UsageError
 from foveal.model.retinanet import build_model
@@ -192,6 +194,44 @@ def test_a_loaded_run_answers_as_the_detector_that_was_saved(tmp_path):
     expected, found = detect(RED_AND_BLUE, min_score=0.2), loaded(RED_AND_BLUE, min_score=0.2)
     assert len(expected)
     torch.testing.assert_close(found.boxes, expected.boxes)
+
+
+def run_of_two(folder):
+    """A run whose best weights are those of step 40, and whose last ones of step 50."""
+    detect = tiny()
+    write_run(folder, detect.config, detect.model)
+    save_tensors(folder / "last.safetensors", detect.model.state_dict())
+    write_json(folder / "result.json", {"steps": 50, "best_step": 40, "AP": 0.5, "threshold": 0.35})
+    return folder
+
+
+def test_the_last_weights_are_shown_from_their_own_threshold(tmp_path, caplog):
+    run = run_of_two(tmp_path / "run")
+    lines = [
+        {"step": 40, "AP": 0.5, "recommended_threshold": 0.35},
+        {"step": 50, "AP": 0.4, "recommended_threshold": 0.2},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert load(run, "cpu").threshold == 0.35
+    last = load(run, "cpu", "last")
+    assert (last.threshold, last.recommended) == (0.2, 0.2)
+    assert not caplog.records
+
+
+def test_last_weights_without_a_threshold_say_what_stands_in(tmp_path, caplog):
+    run = run_of_two(tmp_path / "run")
+    last = load(run, "cpu", "last")
+    assert (last.threshold, last.recommended) == (0.5, None)
+    [said] = caplog.messages
+    assert "run: no threshold was recorded for its last weights" in said
+    assert "what they find is shown from 0.5 (inference.show_threshold)" in said
+
+
+def test_a_run_that_was_published_with_its_last_weights_alone_keeps_their_threshold(tmp_path):
+    run = run_of_two(tmp_path / "run")
+    (run / "best.safetensors").unlink()
+    write_json(run / "result.json", {"steps": 50, "AP": 0.4, "threshold": 0.2})
+    assert load(run, "cpu").threshold == load(run, "cpu", "last").threshold == 0.2
 
 
 def test_weights_that_do_not_fit_are_refused_by_the_runs_name(tmp_path):

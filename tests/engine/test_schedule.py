@@ -13,6 +13,13 @@ def test_the_papers_schedule_warms_up_from_a_third_and_drops_tenfold_at_60k_and_
     assert rates == pytest.approx(expected)
 
 
+def test_a_longer_training_drops_at_the_same_shares():
+    """The paper's best model: 1.5 times 90,000 steps, so the drops are at 90,000 and 120,000."""
+    longer = Config().with_changes({"train.steps": 135_000}).train
+    rates = [lr_at(step, longer.steps, longer) for step in (500, 89_999, 90_000, 119_999, 120_000, 134_999)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+
+
 def test_sgd_scales_linearly_with_the_global_batch_and_adamw_with_its_root():
     assert base_lr(TrainConfig(lr=0.01, lr_batch=16, batch_size=4)) == pytest.approx(0.0025)
     assert base_lr(TrainConfig(lr=0.01, lr_batch=16, batch_size=4, optimiser="adamw")) == pytest.approx(0.005)

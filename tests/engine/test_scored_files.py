@@ -112,8 +112,8 @@ def test_what_the_annotations_do_not_list_is_left_out_and_noted(scored):
     found = scored([RESULT, RESULT | {"category_id": 11}], stray)
     assert found.ap == pytest.approx(1)
     assert (found.objects, found.detections) == (1, 1)
-    assert "left out 1 annotations" in found.notes[0]
-    assert "left out 1 detections" in found.notes[1]
+    assert "left out 1 annotation of" in found.notes[0]
+    assert "left out 1 detection of" in found.notes[1]
     assert "list: 11" in found.notes[1]
 
 

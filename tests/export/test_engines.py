@@ -1,6 +1,9 @@
 """`predict` and `evaluate` with an exported file in place of the run."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,27 @@ def test_a_file_of_older_weights_is_refused(run, exported, tiny_model):
     assert open_detector(exported)[1].class_names == ("red", "green", "blue")  # the file alone is good
 
 
+def test_of_two_files_that_openvino_reads_the_newer_one_is_opened(run, pictures):
+    names = ("model.xml", "model.onnx")
+    formats = dict(zip(names, ("openvino", "onnx"), strict=True))
+    for name in names:
+        export_run(run, formats[name], pictures=pictures)
+    for older, newer in (names, names[::-1]):
+        os.utime(run / older, (1000, 1000))
+        os.utime(run / newer, (2000, 2000))
+        assert open_detector(run, "openvino")[0].path == run / newer
+
+
+def test_a_file_has_its_own_weights_and_takes_no_checkpoint(exported, tmp_path, capsys):
+    for which in ("best", "last"):
+        assert main(["evaluate", str(exported), str(tmp_path), "--checkpoint", which]) == 2
+        told = capsys.readouterr().err
+        assert (
+            "has the weights that it was exported with; leave --checkpoint out, or export the run again with " in told
+        )
+        assert f"--checkpoint {which}" in told
+
+
 def test_scores_that_the_file_has_dropped_are_not_promised(exported, pictures):
     _, detector = open_detector(exported)
     with pytest.raises(UsageError, match=r"keeps scores from 0\.05.*--no-nms"):
@@ -125,3 +149,17 @@ def test_a_benchmark_measures_each_engine_in_a_process_of_its_own(run, pictures,
     assert rows[0]["detections"] == rows[1]["detections"] > 0
     assert rows[0]["shape"] == [64, 96]
     assert main(["benchmark", str(run), "--sizes", "8"]) == 2
+
+
+@pytest.mark.slow
+def test_where_memory_does_not_suffice_the_table_says_so(run, pictures):
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); "
+        "from foveal.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["benchmark", str(run), "--sizes", "64", "--batch-size", "2000000", "--engines", "torch"]
+    words += ["--picture", str(pictures[0])]
+    told = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True)
+    assert told.returncode == 1, told.stderr  # nothing was measured
+    assert "not enough memory; give smaller --sizes, or a smaller --batch-size" in told.stdout
+    assert "should not happen" not in told.stderr

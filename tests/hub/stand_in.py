@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -43,6 +44,8 @@ class Hub:
     claimed: dict[str, int] = field(default_factory=dict)
     """Sizes that listings claim of files, in place of the true ones."""
     down: bool = False
+    after_listing: list[Callable[[], object]] = field(default_factory=list)
+    """What happens, one at a time, between an answer that lists files and the next request."""
 
     def files(self, name: str) -> dict[str, bytes]:
         repository = self.repositories[name]
@@ -115,6 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         repository, sha = self.readable(name, revision)
         files = repository.commits.get(sha, {})
         siblings = [{"rfilename": path, "size": self.size(path, data), "blobId": "0"} for path, data in files.items()]
+        if self.hub.after_listing:
+            self.hub.after_listing.pop(0)()
         raise Answer(200, {"id": name, "sha": sha, "private": repository.private, "siblings": siblings, "tags": []})
 
     def size(self, path: str, data: bytes) -> int:

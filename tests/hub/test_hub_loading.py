@@ -99,6 +99,20 @@ def test_a_revision_is_loaded_by_branch_and_by_commit(pushed):
         foveal.load(f"{HERE}@v3")
 
 
+def test_a_push_in_the_midst_of_a_fetch_does_not_mix_two_runs(pushed):
+    pushed.after_listing.append(lambda: change(pushed, result_json='{"threshold": 0.9}'))
+    assert foveal.load(HERE).threshold == 0.31
+    assert not pushed.after_listing
+    assert foveal.load(HERE).threshold == 0.9
+
+
+def test_a_file_that_has_grown_since_it_was_looked_at_is_not_fetched(pushed):
+    pushed.after_listing.append(lambda: change(pushed, result_json='{"threshold": 0.9}' + " " * 2**20))
+    assert foveal.load(HERE).threshold == 0.31
+    with pytest.raises(WeightsError, match=r"result\.json has .* bytes, more than any run's"):
+        foveal.load(HERE)
+
+
 def test_a_run_on_the_hub_is_a_run_wherever_one_is_asked_for(pushed):
     info = read_run(Path(HERE))
     assert info.class_names == CLASSES

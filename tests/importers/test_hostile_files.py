@@ -343,7 +343,7 @@ def test_the_length_that_safetensors_starts_with_is_not_taken_for_a_pickle(tmp_p
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["cat"], "has 1 lines, 0 of them empty, for 2 outputs"),
+        (["cat"], "has 1 line, 0 of them empty, for 2 outputs"),
         (["cat", ""], "has 2 lines, 1 of them empty, for 2 outputs"),
         (["cat", "cat"], "names cat twice"),
         (["-", "-"], "names no class at all"),
@@ -386,7 +386,7 @@ def test_the_command_answers_2_to_misuse_and_1_to_bad_files(tmp_path, good, caps
 def test_without_h5py_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "snapshot.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    assert "pip install h5py" in refused(tmp_path / "snapshot.h5")
+    assert 'pip install "foveal[keras]"' in refused(tmp_path / "snapshot.h5")
 
 
 def test_a_keras_file_is_read_and_its_optimiser_is_not(tmp_path):

@@ -13,7 +13,7 @@ import foveal
 from foveal.cli import main
 from foveal.config import load_config
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_tensors
+from foveal.model.weights import read_tensors
 
 DIGITS = [str(number) for number in range(10)]
 
@@ -91,3 +91,21 @@ def test_what_was_done_is_kept_in_the_run(run):
     assert len(about["sha256"]) == 64
     assert any("antialiasing" in note for note in about["notes"])
     assert not list(run.glob(".*"))
+
+
+@pytest.mark.slow
+def test_it_is_exported_and_the_file_finds_what_it_finds(scenes, tmp_path, capsys):
+    """torchvision's first version is the one with anchors and levels unlike ours."""
+    torch.save(exported("torchvision", small_model(classes=10, p6_from="P5")), tmp_path / "digits.pth")
+    names = write_names(tmp_path, *DIGITS)
+    run = tmp_path / "run"
+    assert main(["import", str(tmp_path / "digits.pth"), "--out", str(run), "--names", str(names)]) == 0
+    small = load_config(run / "config.yaml").with_changes({"data.size": 96, "data.max_size": 128})
+    (run / "config.yaml").write_text(small.to_yaml())
+    picture = scenes / "images" / "test-00000.jpg"
+    capsys.readouterr()
+    assert main(["export", str(run), "--pictures", str(picture)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told[:2]] == ["against PyTorch", "with its own resize"]
+    assert int(told[0].split()[2]) > 0
+    assert main(["predict", str(run / "model.onnx"), str(picture), "--out", str(tmp_path / "found")]) == 0

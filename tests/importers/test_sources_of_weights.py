@@ -258,7 +258,7 @@ def test_a_single_class_of_deepforest_is_tree(tmp_path):
 def test_a_lightning_wrapper_of_torchvisions_is_not_taken_for_deepforest(tmp_path):
     weights = exported("deepforest", small_model(classes=1, p6_from="P5"))
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "mine.ckpt")
-    with pytest.raises(UsageError, match="does not name its 1 classes"):
+    with pytest.raises(UsageError, match="does not name its 1 class"):
         import_run(tmp_path / "mine.ckpt", tmp_path / "run")
     names = write_names(tmp_path, "cell")
     for number, source in enumerate(("auto", "torchvision")):

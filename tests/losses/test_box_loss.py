@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from foveal.boxes import encode, giou
 from foveal.config import LossConfig
+from foveal.losses import CrossEntropy, Focal
 from foveal.losses.boxes import box_loss, smooth_l1
 
 ERRORS = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.05, 0.1, 0.5, 3.0])
@@ -21,6 +22,17 @@ def test_the_standard_smooth_l1_by_hand() -> None:
 
 def test_the_authors_ninth_turns_linear_at_a_ninth() -> None:
     assert_close(smooth_l1(torch.tensor([0.1, 1 / 9, 1.0]), 1 / 9), torch.tensor([0.045, 1 / 18, 1 - 1 / 18]))
+
+
+def test_huber_turns_hard_examples_down_and_the_focal_loss_easy_ones() -> None:
+    """Against the square an error of 3 pulls a third, one below 1 all; against CE the easy logit pulls less."""
+    errors = torch.tensor([0.1, 0.5, 3.0], requires_grad=True)
+    (robust,) = torch.autograd.grad(smooth_l1(errors, 1.0).sum(), errors)
+    assert_close(robust / errors.detach(), torch.tensor([1.0, 1.0, 1 / 3]))
+    logits = torch.tensor([-3.0, 0.0, 3.0])  # of an object: hard, undecided, easy
+    shares = Focal(1.0, 2.0).derivative(logits, 1.0) / CrossEntropy().derivative(logits, 1.0)
+    hard, undecided, easy = shares.tolist()
+    assert easy < 0.02 < 0.4 < undecided < 1 < hard
 
 
 def test_beta_0_is_l1() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, one_hot
 from torch.testing import assert_close
 
+from foveal import losses
 from foveal.config import Config, LossConfig
-from foveal.errors import ConfigError
+from foveal.errors import ConfigError, UsageError
 from foveal.losses import CrossEntropy, Focal, FocalStar, Hinge, QualityFocal, Varifocal
 from foveal.losses.classification import ClassificationLoss, classification_loss, inverse_frequency_alpha
 
@@ -159,6 +163,68 @@ def test_weights_and_mask() -> None:
     assert torch.equal(Focal()(WIDE, 1.0, keep=torch.zeros(1, dtype=torch.bool)), torch.zeros_like(WIDE))
 
 
+@each_member
+@pytest.mark.parametrize("unkept", [math.inf, -math.inf, math.nan, 1e30])
+def test_what_is_not_kept_costs_nothing_and_moves_nothing(loss: ClassificationLoss, unkept: float) -> None:
+    keep = torch.tensor([True, False, True])
+    targets, weight = torch.tensor([1.0, unkept, 0.0]), torch.tensor([2.0, unkept, 3.0])
+    logits = torch.tensor([0.4, unkept, -0.3], requires_grad=True)
+    value = loss(logits, targets, weight, keep)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    alone, sides = torch.tensor([0.4, -0.3]), torch.tensor([1.0, 0.0])
+    expected = torch.tensor([2.0, 3.0]) * loss.derivative(alone, sides)
+    assert value[1] == gradient[1] == 0
+    assert_close(value[keep], torch.tensor([2.0, 3.0]) * loss(alone, sides))
+    assert_close(gradient[keep], expected)
+    assert torch.equal(loss.derivative(logits.detach(), targets, weight, keep), gradient)
+
+
+@each_member
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64, torch.float16])
+def test_a_mask_and_whole_numbers_are_targets(loss: ClassificationLoss, dtype: torch.dtype) -> None:
+    sides = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    logits = torch.tensor([[-3.0, 0.5], [1.0, 9.0]])
+    found = loss(logits, sides.to(dtype))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(logits, sides))
+    assert torch.equal(loss.derivative(logits, sides.to(dtype)), loss.derivative(logits, sides))
+    assert torch.equal(gradient_of(loss, logits, sides.to(dtype)), gradient_of(loss, logits, sides))
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (7, "go from 7 to 7"),
+        (torch.tensor([[0, 2, 1], [2, 1, 0]]), "go from 0 to 2.*class indices"),
+        (torch.tensor([0, 2]), r"targets of shape \[2\] do not fit logits of shape \[2, 3\].*class indices"),
+        (torch.zeros(2, 2, 3), r"targets of shape \[2, 2, 3\] do not fit"),
+    ],
+)
+def test_targets_that_are_none_are_refused_in_words(targets: Tensor | float, told: str) -> None:
+    for method in (Focal(), Focal().derivative):
+        with pytest.raises(UsageError, match=told):
+            method(torch.zeros(2, 3), targets)
+
+
+def test_shapes_of_weights_and_masks_are_looked_at_too() -> None:
+    with pytest.raises(UsageError, match=r"weight of shape \[2\]"):
+        Focal()(torch.zeros(2, 3), 0.0, weight=torch.ones(2))
+    with pytest.raises(UsageError, match=r"keep of shape \[2\]"):
+        Focal()(torch.zeros(2, 3), 0.0, keep=torch.ones(2, dtype=torch.bool))
+
+
+def test_a_target_that_is_not_finite_is_told_by_the_loss() -> None:
+    """The IoU of a box that a broken net predicts: the run must stop with its own sentence."""
+    assert bool(QualityFocal()(torch.zeros(1), torch.tensor([math.nan])).isnan())
+
+
+def test_an_alpha_for_each_class_wants_the_classes_last() -> None:
+    maps = torch.zeros(2, 3, 5, 5)
+    with pytest.raises(UsageError, match=r"alpha has 3 numbers.*\[2, 3, 5, 5\].*movedim\(1, -1\)"):
+        Focal((0.1, 0.2, 0.3))(maps, 0.0)
+    assert Focal((0.1, 0.2, 0.3))(maps.movedim(1, -1), 0.0).shape == (2, 5, 5, 3)
+
+
 def test_inverse_frequency_by_hand() -> None:
     # A mean of 200: factors 2/3 and 2 on odds of 1/3.
     assert inverse_frequency_alpha([300, 100], 0.25) == pytest.approx((2 / 11, 2 / 5))
@@ -275,6 +341,30 @@ def test_no_logits_give_no_losses(loss: ClassificationLoss) -> None:
     assert gradient_of(loss, torch.zeros(0, 3), 0.0).shape == (0, 3)
 
 
+# -- alone -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_documents_runs_as_it_is_pasted() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```$", document, re.M | re.S)
+    pasted: dict[str, Any] = {}
+    exec(example, pasted)
+    logits, targets = pasted["logits"], pasted["targets"]
+    assert_close(logits.grad, Focal().derivative(logits.detach(), targets))
+    assert losses.__doc__ is not None
+    assert example in losses.__doc__
+
+
+def test_class_indices_become_targets_as_the_documents_say() -> None:
+    indices = torch.tensor([[[2, 255], [0, 1]]])
+    logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    targets = one_hot(indices.clamp(max=2), 3).movedim(-1, 1)
+    found = CrossEntropy()(logits, targets, keep=(indices != 255)[:, None])
+    assert found[0, :, 0, 1].tolist() == [0, 0, 0]
+    assert_close(found[0, 2, 0, 0], -logsigmoid(logits[0, 2, 0, 0]))
+    assert_close(found[0, 1, 1, 0], -logsigmoid(-logits[0, 1, 1, 0]))
+
+
 # -- from settings -----------------------------------------------------------------------------------------------------
 
 
@@ -314,7 +404,18 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
     "make",
     [
         lambda: Focal(gamma=-1),
+        lambda: Focal(gamma=math.nan),
+        lambda: Focal(gamma=math.inf),
+        lambda: Focal(alpha=2.0),
+        lambda: Focal(alpha=math.nan),
+        lambda: Focal(alpha=(0.5, -0.1)),
+        lambda: Focal(alpha=()),
+        lambda: Focal(alpha=[0.5, 0.5]),
+        lambda: CrossEntropy(alpha=-0.1),
         lambda: FocalStar(gamma=0),
+        lambda: FocalStar(alpha=1.5),
+        lambda: FocalStar(beta=math.inf),
+        lambda: Varifocal(alpha=2),
         lambda: Hinge(margin=1.5),
         lambda: QualityFocal(gamma=-0.1),
         lambda: Varifocal(gamma=-1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime
@@ -18,10 +19,11 @@ from torch.testing import assert_close
 from foveal.config import ModelConfig
 from foveal.engine.memory import estimate_step_bytes
 from foveal.errors import ConfigError, WeightsError
+from foveal.model import transformers_backbone
 from foveal.model.backbone import BatchNormMode
 from foveal.model.retinanet import RetinaNet
 from foveal.model.transformers_backbone import TransformersBackbone, resampled
-from foveal.model.transformers_files import describe
+from foveal.model.transformers_files import Description, Pixels, describe
 
 KINDS = ("resnet", "convnext", "swin", "dinov2", "vitdet", "short")
 
@@ -217,6 +219,28 @@ def test_a_backbone_that_transformers_cannot_compute_twice_says_so(tmp_path):
 def test_a_backbone_for_pictures_of_one_size_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"hf:.*vitpose: cannot be run on a picture of 1344 x 1344: .*256\*192"):
         build("vitpose", tmp_path)
+
+
+class WithoutTheRim(nn.Module):
+    """A backbone whose maps leave out the picture's rim, as convolutions without padding do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 7, stride=4)
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        return SimpleNamespace(feature_maps=(self.layer(pixel_values),))
+
+
+def test_maps_that_are_no_whole_grids_are_refused_in_numbers(monkeypatch):
+    monkeypatch.setattr(transformers_backbone, "build", lambda config, device: WithoutTheRim().to(device))
+    description = Description("hf:own", SimpleNamespace(stage_names=["only"]), Pixels())
+    with pytest.raises(WeightsError) as refused:
+        transformers_backbone.measure(description)
+    assert str(refused.value) == (
+        "model.backbone hf:own: its feature maps are no grids of cells: at stride 4 a picture of 192 x 128 has a map "
+        "of 47 x 31 cells, not 48 x 32; take another one, such as hf:microsoft/resnet-50"
+    )
 
 
 def test_an_exported_graph_rounds_sizes_up_too(tmp_path):

@@ -108,7 +108,7 @@ def refused(name: str, kind: type[FovealError] = WeightsError, kept_in: Path | N
 
 def test_without_transformers_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install transformers" in refused("hf:microsoft/resnet-50", UsageError)
+    assert 'pip install "foveal[transformers]"' in refused("hf:microsoft/resnet-50", UsageError)
 
 
 def test_a_model_without_feature_maps_is_refused(tmp_path):

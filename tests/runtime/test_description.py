@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,19 @@ def test_it_survives_as_metadata():
 def test_metadata_that_is_not_ours_is_refused(changes, words):
     with pytest.raises(WeightsError, match=rf"model\.onnx: {words}"):
         Description.of_metadata({**TOLD.as_metadata(), **changes}, Path("model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("data.size", 10**6), ("data.pad_multiple", 10**6), ("inference.max_detections", 10**9)]
+)
+def test_settings_with_which_any_picture_would_fill_the_memory_are_refused(setting, value):
+    told = replace(TOLD, config=TOLD.config.with_changes({"data.max_size": 0, setting: value}))
+    with pytest.raises(
+        WeightsError, match=rf"^model\.onnx: its {setting} is {value}, more than the \d+ that is allowed"
+    ):
+        Description.of_metadata(told.as_metadata(), Path("model.onnx"))
+    many = replace(TOLD, config=TOLD.config.with_changes({"data.max_pixels": 10**12}))
+    assert Description.of_metadata(many.as_metadata(), Path("model.onnx")) == many
 
 
 def test_missing_metadata_is_refused():

@@ -14,7 +14,7 @@ from tiny_study import quietly, tiny
 from foveal.analysis.logit_counts import LogitCounts
 from foveal.analysis.loss_distribution import GAMMAS, distribution_of
 from foveal.engine.progress import Silent
-from foveal.errors import TrainingError
+from foveal.errors import TrainingError, UsageError
 from foveal.losses import Focal
 from foveal.matching import BACKGROUND
 from studies.command import Plan, main
@@ -117,10 +117,18 @@ def test_it_uses_table_1bs_runs_and_writes_nothing_of_its_own_twice(plan, tmp_pa
     assert (table.study.folder / "result.csv").read_bytes() == written
 
 
-def test_a_run_that_diverged_has_no_distribution(plan, tmp_path):
+def test_a_run_that_diverged_has_no_distribution(plan, tmp_path, monkeypatch):
     plan = dataclasses.replace(plan, scale=tiny(train__lr=1e30), runs=tmp_path / "runs", seeds=1)
+    monkeypatch.setattr(fig4, "measure", lambda *_: pytest.fail("measured for nothing"))
     with pytest.raises(TrainingError, match="no run of gamma 2"):
         measured(plan)
+
+
+def test_rows_without_the_one_that_is_drawn_are_refused_before_anything_is_trained(plan, tmp_path, monkeypatch):
+    plan = dataclasses.replace(plan, runs=tmp_path / "runs", seeds=1)
+    monkeypatch.setattr(fig4, "finish_all", lambda *_: pytest.fail("trained for nothing"))
+    with pytest.raises(UsageError, match=r"drawn of gamma 2.* none has finished; give --rows 'gamma 2' 'gamma 0'"):
+        measured(plan, ["gamma 0"])
 
 
 def test_the_papers_words_and_its_number():

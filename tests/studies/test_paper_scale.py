@@ -21,6 +21,7 @@ from studies.command import main
 from studies.fig2_speed import run as fig2
 from studies.fig4_cdf import run as fig4
 from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
+from studies.hinge.run import STUDY as HINGE
 from studies.prior.run import STUDY as PRIOR
 from studies.results import read_results
 from studies.runs import last_line
@@ -60,6 +61,7 @@ ROWS = [
     (TABLE_3, "FL* gamma 4, beta 0"),
     (FIGURE_7, "FL* gamma 1, beta -1"),
     (PRIOR, "CE, pi 0.01"),
+    (HINGE, "hinge"),
 ]
 
 

@@ -26,6 +26,7 @@ NAMES = (
     "table3_fl_star",
     "fig7_beta_gamma",
     "prior",
+    "hinge",
 )
 WITHOUT_ROWS_OF_THEIR_OWN = ("fig2_speed", "fig4_cdf")
 STUDIES: dict[str, Study] = {name: importlib.import_module(f"studies.{name}.run").STUDY for name in NAMES}
@@ -148,6 +149,7 @@ def test_tables_share_their_common_rows():
         ("table2_stages", "one stage, FL"),
         ("table3_fl_star", "FL"),
         ("prior", "FL, pi 0.01"),
+        ("hinge", "FL"),
         ("table1e_depth_scale", "MobileNetV2, 160 px"),
     ):
         assert differences(gamma_2, config_of(study, row)) == []
@@ -156,7 +158,12 @@ def test_tables_share_their_common_rows():
     deeper = config_of("table1e_depth_scale", "ResNet-101, 600 px", PAPER)
     assert deeper == config_of("table1d_ohem", "FL", PAPER)
     balanced = config_of("table1a_alpha", "alpha 0.75")
-    for study, row in (("table1b_gamma", "gamma 0"), ("table3_fl_star", "CE"), ("fig7_beta_gamma", "CE")):
+    for study, row in (
+        ("table1b_gamma", "gamma 0"),
+        ("table3_fl_star", "CE"),
+        ("fig7_beta_gamma", "CE"),
+        ("hinge", "CE"),
+    ):
         assert differences(balanced, config_of(study, row)) == []
     assert config_of("table1a_alpha", "alpha 0.5") == config_of("prior", "CE, pi 0.01")
     assert config_of("table3_fl_star", "FL* gamma 4, beta 0") == config_of("fig7_beta_gamma", "FL* gamma 4, beta 0")
@@ -220,6 +227,8 @@ def test_two_rows_of_one_name_and_a_baseline_that_is_no_row_are_refused(tmp_path
         Study(folder=tmp_path, title="t", rows=(Row("a", {}),), baseline="b")
     with pytest.raises(AssertionError, match="no row is called b"):
         Study(folder=tmp_path, title="t", rows=(Row("a", {}),), baseline="a", paper_baseline="b")
+    with pytest.raises(AssertionError, match="no row is called b"):
+        Study(folder=tmp_path, title="t", rows=(Row("a", {}),), baseline="a", pairs=(("a", "b"),))
 
 
 def test_a_small_scene_has_as_few_anchors_as_the_readme_of_table_1d_says():

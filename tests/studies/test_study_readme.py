@@ -31,6 +31,7 @@ OUTCOME = Outcome(
     commit="abc1234",
     machine="a machine (2 cores)",
     date="2026-01-01",
+    code="1234567",
 )
 
 
@@ -40,10 +41,10 @@ def study(tmp_path):
     return dataclasses.replace(TABLE_1B, folder=tmp_path)
 
 
-def record(study, aps):
+def record(study, aps, **other):
     """result.csv with these APs by row and seed."""
     lines = [
-        line_of(row, dataclasses.replace(OUTCOME, seed=seed, ap=ap), {})
+        line_of(row, dataclasses.replace(OUTCOME, seed=seed, ap=ap, **other), {})
         for row, found in aps.items()
         for seed, ap in enumerate(found)
     ]
@@ -65,6 +66,44 @@ def test_the_table_has_means_and_paired_differences(study):
     assert "| gamma 5 | 32.2 / 49.6 / 34.8 | not run | - |  |  |  |" in text
     assert "- gamma 2 against gamma 0: +2.0 ± 2.5 AP (3 seeds); +2.9 in the paper: noise" in text
     assert "6 runs of at most 900 steps, 3.9 minutes each (median), on a machine (2 cores); commit abc1234" in text
+
+
+def test_further_pairs_are_compared_as_the_baseline_is(study):
+    study = dataclasses.replace(study, pairs=(("gamma 5", "gamma 2"), ("gamma 1", "gamma 2")))
+    record(study, {"gamma 0": [30.0], "gamma 2": [31.0, 33.0, 35.0], "gamma 5": [30.0, 31.0, 32.0]})
+    text = measured(study)
+    # Differences -1, -2, -3; the paper has 32.2 and 34.0. gamma 1 was not run.
+    assert "- gamma 5 against gamma 2: -2.0 ± 2.5 AP (3 seeds); -1.8 in the paper: noise" in text
+    assert "gamma 1 against gamma 2" not in text
+
+
+def test_runs_of_two_versions_of_the_code_are_told_once(study):
+    record(study, {"gamma 0": [30.0, 31.0]})
+    assert "version" not in measured(study)
+    record(study, {"gamma 2": [31.0, 33.0, 35.0]}, code="7654321", commit="abc1235")
+    [warning] = [line for line in measured(study).splitlines() if "versions" in line]
+    assert warning == (
+        "**These runs stem from 2 versions of the code of losses, matching and anchors (1234567: 2 runs, 7654321: 3); "
+        "rows are paired all the same, so a part of a difference may be the code's.**"
+    )
+    # A line of before there was a code has that of its commit, if another line tells it.
+    file = study.folder / "result.csv"
+    lines = [{**line, "code": ""} if line["row"] == "gamma 2" else line for line in read_results(file)]
+    write_results(file, [{**lines[0], "seed": "9", "code": ""}], [row.name for row in study.rows])
+    assert "(1234567: 3 runs, 7654321: 3)" in measured(study)
+    write_results(file, [{**lines[0], "seed": "8", "code": "", "commit": "0"}], [row.name for row in study.rows])
+    assert "3 versions" in measured(study)
+    assert "not recorded: 1" in measured(study)
+
+
+def test_the_machine_of_old_lines_has_one_core(study):
+    record(study, {"gamma 0": [30.0]}, machine="a machine (1 cores)")
+    assert "on a machine (1 core);" in measured(study)
+
+
+@pytest.mark.parametrize("figure", sorted(ROOT.glob("studies/*/figure.png")), ids=lambda path: path.parent.name)
+def test_each_figure_is_shown_in_its_readme(figure):
+    assert "](figure.png)" in (figure.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_only_the_text_between_the_marks_is_replaced(study):

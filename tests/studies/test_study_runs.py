@@ -16,6 +16,7 @@ from foveal.engine.progress import Silent
 from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
 from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
+from studies.keys import code_key
 from studies.prior.run import STUDY as PRIOR
 from studies.readme import measured
 from studies.report import figure
@@ -53,6 +54,19 @@ def test_two_steps_of_a_study_end_in_a_table_a_csv_and_a_figure(study, rows, tmp
     assert all(line["steps"] == "2" and line["diverged"] == "no" and line["commit"] for line in lines)
     assert all(0 <= float(line["AP"]) <= float(line["AP50"]) <= 100 for line in lines)
     assert (study.folder / "figure.png").stat().st_size > 5000
+
+
+def test_runs_of_other_code_in_the_same_table_are_told(plan):
+    quietly(plan, ["gamma 2"])
+    file = plan.study.folder / "result.csv"
+    lines = read_results(file)
+    assert {line["code"] for line in lines} == {code_key()}
+    write_results(file, [{**lines[0], "row": "gamma 0", "code": "0ld0ld0"}], ["gamma 0", "gamma 2"])
+    console = Console(file=io.StringIO(), width=400)
+    run(plan, ["gamma 2"], "cpu", Silent(), console)
+    said = console.file.getvalue()
+    assert "These runs stem from 2 versions of the code" in said
+    assert "0ld0ld0: 1 run" in said
 
 
 def test_a_run_is_trained_once_for_all_tables(plan, tmp_path, shared_runs, data, monkeypatch):

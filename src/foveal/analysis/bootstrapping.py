@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from foveal.engine.checkpoint import RunInfo, read_json, read_run, write_text
 from foveal.engine.evaluate import evaluate
 from foveal.engine.files import predict_files
 from foveal.engine.predict import load
+from foveal.engine.sources import Sources
 from foveal.engine.train import train
 from foveal.engine.usable import usable
 from foveal.errors import UsageError
+from foveal.wording import counted
 
 log = logging.getLogger("foveal")
 
@@ -53,8 +56,9 @@ class Bootstrapped:
     def __str__(self) -> str:
         sure = "\n".join(f"  {name:<24}{threshold:.3f}" for name, threshold in self.thresholds.items())
         return (
-            f"{self.labelled_pictures} labelled pictures with {self.labelled_boxes} boxes, and\n"
-            f"{self.added_pictures} added with {self.added_boxes} boxes and {self.doubtful_boxes} regions to ignore "
+            f"{counted(self.labelled_pictures, 'labelled picture')} with {counted(self.labelled_boxes, 'box')}, and\n"
+            f"{self.added_pictures:,} added with {counted(self.added_boxes, 'box')} and "
+            f"{counted(self.doubtful_boxes, 'region to ignore', 'regions to ignore')} "
             f"({self.pictures_without_boxes} without any);\n"
             f"passed over: {self.already_labelled} that are labelled already, {self.unreadable} unreadable\n"
             f"a label from a score of\n{sure}"
@@ -68,19 +72,22 @@ def bootstrap(
     data: str | os.PathLike[str] | None = None,
     *,
     doubtful: float = DOUBTFUL,
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Bootstrapped:
     """Writes the labelled data of a run and `unlabelled` pictures (files, folders, patterns) as one data set `into`.
 
     data: the labelled data; default what the run was trained on. doubtful: 0 .. 1, share of a class's threshold; 1
-    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit, DataError where
-    labels are faulty; nothing is left then.
+    makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit or there is no
+    picture to add, DataError where labels are faulty; nothing is left then.
     """
-    info, out = read_run(run), Path(into)
+    out = Path(into)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is there already; give a new folder with --into")
     if not 0 < doubtful <= 1:
         raise UsageError(f"doubtful {doubtful:g}: give a share above 0, up to 1, such as .5")
+    _refuse_without_pictures(unlabelled)
+    info = read_run(run)
     root = Path(data) if data is not None else _data_of(info)
     form = info.config.data.format if data is None else "auto"
     splits = {split: _sound(read_data(root, split=split, format=form), info) for split in splits_of(root, form)}
@@ -89,13 +96,13 @@ def bootstrap(
         raise UsageError(f"{root}: has no split {training!r}, which the run was trained on; give the data with --data")
     if splits[training].class_names != info.class_names:
         raise UsageError(f"{root}: its classes are not the run's ({', '.join(info.class_names)}); give its own data")
-    thresholds = class_thresholds(info, root, form)
+    thresholds = class_thresholds(info, root, form, device)
     beside = out.with_name(f".{out.name}.writing-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         lowest = doubtful * min(thresholds.values())
         found = predict_files(
-            load(info), unlabelled, beside / "predictions", "jsonl", min_score=lowest, progress=progress
+            load(info, device), unlabelled, beside / "predictions", "jsonl", min_score=lowest, progress=progress
         )
         labels = {split: _labelled(table, beside) for split, table in splits.items()}
         known = {table.path(row).resolve() for table in splits.values() for row in range(len(table))}
@@ -103,6 +110,11 @@ def bootstrap(
         counts = dict.fromkeys(("added_pictures", "added_boxes", "doubtful_boxes", "already_labelled", "empty"), 0)
         for line in _lines(found.table):
             _add(line, labels[training], beside, known, _Scores(thresholds, doubtful), table, counts)
+        if not counts["added_pictures"]:
+            raise UsageError(
+                f"there is no picture to add: {counts['already_labelled']} labelled already, {found.num_failed} "
+                "unreadable; give pictures that have no labels yet"
+            )
         for split, one in labels.items():
             write_text(beside / f"{split}.json", json.dumps(one))
         shutil.rmtree(beside / "predictions")
@@ -127,15 +139,17 @@ def bootstrap(
     return done
 
 
-def train_on(run: str | os.PathLike[str], data: str | os.PathLike[str], out: str | os.PathLike[str]) -> RunInfo:
+def train_on(
+    run: str | os.PathLike[str], data: str | os.PathLike[str], out: str | os.PathLike[str], device: str = "auto"
+) -> RunInfo:
     """A new run in `out`, from `run`'s weights and with its settings, on a bootstrapped data set."""
     info = read_run(run)
     # Format and oversampled pictures were those of the labels that the run was trained on.
     settings = {"anchors.auto": False, "loss.balance": "none", "data.format": "auto", "data.oversample": ""}
-    return train(data, out, config=info.config, settings=settings, weights=run)
+    return train(data, out, config=info.config, settings=settings, weights=run, device=device)
 
 
-def class_thresholds(info: RunInfo, data: Path, format: str = "auto") -> dict[str, float]:
+def class_thresholds(info: RunInfo, data: Path, format: str = "auto", device: str = "auto") -> dict[str, float]:
     """The score from which each class is believed: its best F1 on the validation split.
 
     A class that is never found there, or data without that split, has the run's own threshold, or
@@ -145,7 +159,8 @@ def class_thresholds(info: RunInfo, data: Path, format: str = "auto") -> dict[st
     split = info.config.data.val_split
     if split not in splits_of(data, format):
         return dict.fromkeys(info.class_names, usual)
-    per_class = evaluate(info, data, split, format=format, skip_bad=info.config.data.skip_bad).per_class
+    skip_bad = info.config.data.skip_bad
+    per_class = evaluate(info, data, split, format=format, skip_bad=skip_bad, device=device).per_class
     found = {name: one.recommended_threshold for name, one in per_class.items()}
     return {name: usual if (best := found.get(name)) is None else best for name in info.class_names}
 
@@ -156,6 +171,18 @@ class _Scores:
 
     sure: dict[str, float]
     doubtful: float
+
+
+def _refuse_without_pictures(inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """A list on standard input can be read once only, so it is looked at when its turn comes."""
+    if "-" in [os.fspath(one) for one in inputs]:
+        return
+    faults = []
+    for source in Sources(inputs, max_pixels=sys.maxsize):
+        if not source.error:
+            return
+        faults.append(source.error)
+    raise UsageError("\n".join(faults))
 
 
 def _sound(table: Table, info: RunInfo) -> Table:

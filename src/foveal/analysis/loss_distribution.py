@@ -24,7 +24,9 @@ from foveal.data.loader import eval_batches
 from foveal.data.table import Table
 from foveal.detections import Batch
 from foveal.engine.checkpoint import Which
+from foveal.engine.class_names import match_classes
 from foveal.engine.predict import Detector, load
+from foveal.engine.usable import left_out
 from foveal.errors import FovealError, UsageError
 from foveal.losses.classification import ClassificationLoss, Focal, Weight, classification_loss
 from foveal.matching import match
@@ -122,13 +124,16 @@ def loss_distribution(
         raise UsageError(f"batch size {batch_size}: give 1 or more")
     table = data if isinstance(data, Table) else read_data(Path(data), split)
     detector = load(run, device, which)
-    classes_K, notes = _classes_by_name(detector.class_names, table)
+    shared = match_classes(detector.class_names, table.class_names)
+    notes = left_out(table)
+    if shared.strange:
+        notes = (f"the run does not know {', '.join(shared.strange)}: anchors of such objects are left out", *notes)
     config = detector.config.loss
     alpha: Weight = config.class_alpha or config.alpha
     losses: dict[str, ClassificationLoss] = {name: Focal(alpha, gamma) for name, gamma in focal.items()}
     losses[OWN] = classification_loss(config)
     return distribution_of(
-        count_logits(detector, table, classes_K, batch_size, progress),
+        count_logits(detector, table, shared.run_label_of, batch_size, progress),
         losses,
         levels=detector.anchors.levels,
         class_names=detector.class_names,
@@ -204,24 +209,6 @@ def _check_finite(logits: Sequence[torch.Tensor], batch: Batch, table: Table) ->
             f"{table.path(row)}: the run's class logits are not finite for this picture; its weights are damaged or "
             "its training diverged: train it again, or take the other checkpoint"
         )
-
-
-def _classes_by_name(run_names: Sequence[str], table: Table) -> tuple[list[int], tuple[str, ...]]:
-    """The run's class of each class of the data, -1 for one that it does not know; and notes."""
-    places = {name: label for label, name in enumerate(run_names)}
-    strange = [name for name in table.class_names if name not in places]
-    if strange and len(strange) == len(table.class_names):
-        raise UsageError(
-            f"the run knows {', '.join(run_names)}; the data has {', '.join(strange)}: no class in common; "
-            "give the data that the run was trained for, or rename its classes"
-        )
-    notes = []
-    if strange:
-        notes.append(f"the run does not know {', '.join(strange)}: anchors of such objects are left out")
-    faults = sum(problem.fatal for problem in table.problems)
-    if faults:
-        notes.append(f"{faults:,} faulty labels are left out; `foveal inspect` lists them")
-    return [places.get(name, -1) for name in table.class_names], tuple(notes)
 
 
 def _caveats(config: LossConfig) -> list[str]:

@@ -22,6 +22,7 @@ from foveal.analysis.loss_shares import FRACTIONS, Curve
 from foveal.engine.checkpoint import write_json, write_text
 from foveal.engine.results import part_of, writing
 from foveal.errors import UsageError
+from foveal.wording import counted
 
 _COLOURS = ("#d7191c", "#fd8d3c", "#41ab5d", "#2b7bba", "#756bb1", "#8c510a")
 _FURTHEST = 1e-6
@@ -84,7 +85,7 @@ def cdf_figure(found: LossDistribution) -> Figure:
     hardest.set_xlim(_FURTHEST, 1)
     where = ", ".join(part for part in (found.run, found.split) if part)
     figure.suptitle(
-        f"{where}: cumulative distribution of the class loss, {found.pictures:,} pictures", parse_math=False
+        f"{where}: cumulative distribution of the class loss, {counted(found.pictures, 'picture')}", parse_math=False
     )
     named = {_named(found, name): line for name, line in lines.items() if line is not None}
     if named:

@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from foveal.analysis.loss_shares import Share, SideShares
+from foveal.wording import counted
 
 if TYPE_CHECKING:
     from foveal.analysis.loss_distribution import LossDistribution
@@ -31,7 +32,7 @@ def as_text(found: LossDistribution) -> str:
     """Sections one below the other, at most 80 columns wide: both sides under every loss, then the run's own loss."""
     sections = [textwrap.fill(f"note: {note}", COLUMNS) for note in found.notes]
     where = f", {found.split}" if found.split else ""
-    sections.append(textwrap.fill(f"{found.run}{where}: {found.pictures:,} pictures", COLUMNS))
+    sections.append(textwrap.fill(f"{found.run}{where}: {counted(found.pictures, 'picture')}", COLUMNS))
     for side in _SIDES:
         rows = [(name, part[side]) for name, part in found.overall.items()]
         sections.append(f"{side}: {_elements(rows[0][1])}\n\n{_shares(rows)}")

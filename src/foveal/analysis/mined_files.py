@@ -27,6 +27,7 @@ from foveal.data.images import read_image
 from foveal.drawing import contact_sheet
 from foveal.engine.checkpoint import write_text
 from foveal.errors import FovealError, UsageError
+from foveal.wording import counted
 
 SHEET_COLUMNS, SHEET_CELL = 6, 320
 SURROUNDINGS = 1.5
@@ -45,6 +46,8 @@ def write_mined(mined: Mined, out: str | os.PathLike[str], top: int = 100, sheet
 
     top: pictures in hardest.txt. sheet: labels on the sheet. The tables hold everything.
     """
+    if min(top, sheet) < 0:
+        raise UsageError(f"top {top}, sheet {sheet}: give 0 or more of each")
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,8 @@ def as_text(mined: Mined, at_least: float = 0.5, shown: int = 10) -> str:
     """The same for a person: counts, and the most doubtful labels line by line."""
     told = summary(mined, at_least)
     lines = [
-        f"{told['pictures']} pictures, {told['objects']} objects, {told['without_anchor']} of them without an anchor",
+        f"{counted(told['pictures'], 'picture')}, {counted(told['objects'], 'object')}, "
+        f"{told['without_anchor']:,} of them without an anchor",
         "",
         f"labels to look at (suspicion {at_least:g} or more):",
         *(f"  {kind:<24}{count:>6}" for kind, count in told["doubtful"].items()),

@@ -15,6 +15,7 @@ def retrain(
     out: str | os.PathLike[str],
     hardest: str | os.PathLike[str],
     steps: int = 0,
+    device: str = "auto",
 ) -> RunInfo:
     """A new run in `out`, from `run`'s weights with its settings, that sees the pictures of a file more often.
 
@@ -28,4 +29,4 @@ def retrain(
         "anchors.auto": False,
         "loss.balance": "none",
     }
-    return train(data, out, config=info.config, settings=settings, weights=run)
+    return train(data, out, config=info.config, settings=settings, weights=run, device=device)

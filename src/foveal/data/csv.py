@@ -14,6 +14,7 @@ from pathlib import Path
 from foveal.data.labels import BoxForm, Labels
 from foveal.data.layout import PICTURE_SUFFIXES, data_root, find_label_files, split_of_file
 from foveal.data.table import Table
+from foveal.wording import counted
 
 COLUMNS = ("path", "x1", "y1", "x2", "y2", "class")
 _HEADERS = {
@@ -136,7 +137,7 @@ def _box_rows(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
             yield line, [cells[column] for column in order]
         else:
             fix = f"write {','.join(COLUMNS)}" if width == len(COLUMNS) else "write one for each column of the header"
-            report(line, "", ",".join(cells), f"the row has {len(cells)} cells instead of {width}", fix)
+            report(line, "", ",".join(cells), f"the row has {counted(len(cells), 'cell')} instead of {width}", fix)
 
 
 def _rows(file: Path, report: Report) -> Generator[tuple[int, list[str]], None, None]:

@@ -218,11 +218,6 @@ class TableBuilder:
         flags = np.zeros(len(labels), dtype=bool) if crowd is None else np.asarray(crowd, dtype=bool)
         self._crowd += flags.tobytes()
 
-    def problem(
-        self, file: str | Path, where: str, field: str, value: object, problem: str, fix: str, fatal: bool = True
-    ) -> None:
-        self.problems.append(Problem.of(file, where, field, value, problem, fix, fatal))
-
     def build(self, class_names: tuple[str, ...], category_ids: tuple[int, ...] | None = None) -> Table:
         return Table.of(
             root=self.root,

@@ -19,6 +19,7 @@ from foveal.data.labels import BoxForm, Labels
 from foveal.data.layout import list_files
 from foveal.data.table import Table
 from foveal.data.yolo_file import find_description, list_names, read_description
+from foveal.wording import counted
 
 ROUNDING = 1e-3
 """By how much a fraction may exceed 0 .. 1: the last digits that exporters cut."""
@@ -60,7 +61,7 @@ def read_yolo(file: str | Path, split: str = "train") -> Table:
             _report_strays(root, place, set(label_files), labels)
     if label_files and not any(label_files):
         expected = root / next(label_names(next(iter(labels.row_of))))
-        problem = f"none of the {len(label_files)} pictures of {split} has a label file"
+        problem = f"of the {counted(len(label_files), 'picture')} of {split} none has a label file"
         labels.problem(description.file, "", split, "", problem, f"write files such as {expected}")
     return labels.build(tuple(description.names.values()), tuple(description.names))
 

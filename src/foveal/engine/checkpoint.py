@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from foveal.config import Config, load_config
-from foveal.errors import CheckpointError, UsageError
+from foveal.errors import CheckpointError, UsageError, WeightsError
 from foveal.hub.fetching import local_run
+from foveal.model.weights import read_tensors
 
 Which = Literal["last", "best"]
 BACKBONE = "backbone"
@@ -125,7 +125,7 @@ def run_weights(path: str | os.PathLike[str], which: Which = "best") -> dict[str
     for name in (which, "last"):
         file = Path(path) / f"{name}.safetensors"
         if file.exists():
-            return read_tensors(file)
+            return _own_tensors(file)
     raise CheckpointError(f"{path}: has no weights yet (no best.safetensors or last.safetensors); train it first")
 
 
@@ -201,7 +201,7 @@ def read_checkpoint(folder: Path) -> Snapshot | None:
     if name is None:
         return None
     checkpoint = folder / "checkpoints" / name
-    tensors = {file.stem: read_tensors(file) for file in sorted(checkpoint.glob("*.safetensors"))}
+    tensors = {file.stem: _own_tensors(file) for file in sorted(checkpoint.glob("*.safetensors"))}
     return Snapshot(read_json(checkpoint / "state.json"), tensors)
 
 
@@ -244,14 +244,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     os.replace(beside, path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def _own_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as safetensors ({error}); it may be cut off: restore it, or train again"
-        ) from None
+        return read_tensors(path)
+    except WeightsError as error:
+        raise CheckpointError(f"{str(error).rpartition('; ')[0]}; restore it, or train again") from None
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

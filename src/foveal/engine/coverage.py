@@ -19,6 +19,7 @@ from foveal.config import AssignmentConfig, Config
 from foveal.data.images import target_sizes
 from foveal.data.table import Table
 from foveal.matching import best_iou
+from foveal.wording import counted
 
 # COCO's bounds of a box's area in square pixels.
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
@@ -167,14 +168,14 @@ def in_words(found: Coverage, config: Config, worst: int = 5) -> str:
     positive, near = config.assignment.positive_iou, config.assignment.background_iou
     everything = found.all
     first = (
-        f"anchors at {config.data.size} px: {percent(everything.at_positive_iou)} of {everything.objects} objects have "
-        f"one at IoU >= {positive:g}, {percent(everything.at_background_iou)} at >= {near:g}, "
-        f"{percent(everything.only_best)} only a best one below"
+        f"anchors at {config.data.size} px: {percent(everything.at_positive_iou)} of "
+        f"{counted(everything.objects, 'object')} have one at IoU >= {positive:g}, "
+        f"{percent(everything.at_background_iou)} at >= {near:g}, {percent(everything.only_best)} only a best one below"
     )
     present = [name for name, reach in found.per_class.items() if reach.objects]
     present.sort(key=lambda name: found.per_class[name].at_positive_iou or 0)
     shown = [f"{name} {percent(found.per_class[name].at_positive_iou)}" for name in present[:worst]]
-    more = f", {len(present) - worst} classes better" if len(present) > worst else ""
+    more = f", {counted(len(present) - worst, 'class')} better" if len(present) > worst else ""
     sizes = [f"{name} {percent(r.at_positive_iou)} of {r.objects}" for name, r in found.per_size.items() if r.objects]
     return "\n".join([first, f"  by class: {', '.join(shown)}{more}", f"  by size: {', '.join(sizes)}"])
 
@@ -187,5 +188,5 @@ def warning(found: Coverage) -> str:
     named = [
         f"{name} ({percent(r.at_positive_iou)} of {r.objects})" for name in weak[:8] for r in [found.per_class[name]]
     ]
-    more = f" and {len(weak) - 8} more classes" if len(weak) > 8 else ""
+    more = f" and {counted(len(weak) - 8, 'more class')}" if len(weak) > 8 else ""
     return f"WARNING: no anchor reaches most objects of {', '.join(named)}{more}: they will hardly be found"

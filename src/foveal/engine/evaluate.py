@@ -6,7 +6,7 @@ Three ways in: a run on a data set (`evaluate`), detections of a data table (`ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -19,13 +19,13 @@ from foveal.data.detect import read_data
 from foveal.data.table import Table
 from foveal.detections import DetectionTable
 from foveal.engine.checkpoint import RunInfo, Which, read_run
+from foveal.engine.class_names import SharedClasses, match_classes
 from foveal.engine.evaluation import Evaluation
 from foveal.engine.metrics import Found, Truth
 from foveal.engine.predict import Detector, detect_table, load
 from foveal.engine.scored_files import read_annotations, read_results
 from foveal.engine.scoring import Metric, check_metric, score
-from foveal.engine.usable import usable
-from foveal.errors import UsageError
+from foveal.engine.usable import left_out, usable
 
 
 def evaluate(
@@ -46,8 +46,8 @@ def evaluate(
     """Scores a run on one split of a data set.
 
     Classes are matched by name; what the run or the data does not know is noted. Precision, recall and F1 are taken at
-    `threshold`; None is the one that the run recommends, but never on the split it was found on (the run's validation
-    split), nor where the run has none: there it is `inference.show_threshold`.
+    `threshold`; None is the one that the run recommends for these weights, but never on the split it was found on (the
+    run's validation split), nor where the run has none: there it is `inference.show_threshold`.
     format: of the labels, where the folder holds several. skip_bad: leaves out pictures that cannot be read; without it
     they raise ImageError. progress(done, total) is called after each batch of pictures.
     """
@@ -85,22 +85,22 @@ def evaluate_detector(
     """As `evaluate`, with the run's detector behind any engine."""
     check_metric(metric, plus_one)
     table = data if isinstance(data, Table) else read_data(Path(data), split, format)
-    classes, notes = _classes_by_name(info.class_names, table)
-    faults = sum(problem.fatal for problem in table.problems)
-    if faults:
-        notes += (f"{faults:,} faulty labels are left out; `foveal inspect` lists them",)
-    if skip_bad:
+    shared = match_classes(info.class_names, table.class_names)
+    notes = _notes(shared)
+    if not skip_bad:
+        notes += left_out(table)
+    else:
         skipped: list[str] = []
         table = usable(table, info.config.with_changes({"data.skip_bad": True}), skipped.append)
         notes += tuple(skipped)
     found = detect_table(detector, table, batch_size, info.config.data.workers, progress)
-    labels = classes[found.labels]
+    labels = torch.tensor(shared.data_label_of, dtype=torch.int64)[found.labels]
     found = replace(found, labels=labels)[labels >= 0]
     validation = info.config.data.val_split in (split, table.split)
     if threshold is not None:
         source = "given"
-    elif info.threshold is not None and not validation:
-        threshold, source = info.threshold, "the run's, found on its validation split"
+    elif detector.recommended is not None and not validation:
+        threshold, source = detector.recommended, "the run's, found on its validation split"
     else:
         threshold, source = info.config.inference.show_threshold, "inference.show_threshold"
     return score(truth_of(table), found_of(table, found), threshold, source, metric, plus_one, notes)
@@ -181,22 +181,13 @@ def _xywh(boxes_xyxy: torch.Tensor) -> np.ndarray:
     return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
 
 
-def _classes_by_name(run_names: Sequence[str], table: Table) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """[K of the run]: the data's label of each class of the run, -1 for one it does not have; and notes."""
-    places = {name: label for label, name in enumerate(table.class_names)}
-    strange = [name for name in table.class_names if name not in run_names]
-    if len(strange) == len(table.class_names):
-        raise UsageError(
-            f"the run knows {', '.join(run_names)}; the data has {', '.join(strange)}: no class in common; "
-            "give the data that the run was trained for, or rename its classes"
-        )
+def _notes(shared: SharedClasses) -> tuple[str, ...]:
     notes = []
-    if strange:
-        notes.append(f"the run does not know {', '.join(strange)}: every such object counts as missed")
-    unused = [name for name in run_names if name not in places]
-    if unused:
-        notes.append(f"the data has no class {', '.join(unused)}: what the run detects as such is left out")
-    return torch.tensor([places.get(name, -1) for name in run_names], dtype=torch.int64), tuple(notes)
+    if shared.strange:
+        notes.append(f"the run does not know {', '.join(shared.strange)}: every such object counts as missed")
+    if shared.unused:
+        notes.append(f"the data has no class {', '.join(shared.unused)}: what the run detects as such is left out")
+    return tuple(notes)
 
 
 def _given_or_default(threshold: float | None) -> tuple[float, str]:

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from foveal.engine.metrics import Counts
+from foveal.wording import counted
 
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRIC_NAMES = {"coco": "COCO", "voc07": "VOC 2007 (11 points)", "voc12": "VOC 2012 (every point)"}
@@ -125,8 +126,8 @@ class Evaluation:
     def _head(self) -> str:
         ignored = f" (and {self.ignored:,} to ignore)" if self.ignored else ""
         return (
-            f"{METRIC_NAMES[self.metric]}: {self.images:,} pictures, {self.objects:,} objects{ignored}, "
-            f"{self.detections:,} detections"
+            f"{METRIC_NAMES[self.metric]}: {counted(self.images, 'picture')}, "
+            f"{counted(self.objects, 'object')}{ignored}, {counted(self.detections, 'detection')}"
         )
 
     def _numbers_table(self) -> Table:

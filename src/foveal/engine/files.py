@@ -25,6 +25,7 @@ from foveal.engine.results import Format, open_table
 from foveal.engine.sources import Source, Sources
 from foveal.engine.tiles import check_tiling, detect_tiled
 from foveal.errors import ImageError, UsageError
+from foveal.wording import counted
 
 LOOK_AHEAD_BATCHES = 4
 LOOK_AHEAD_BYTES = 256 * 2**20
@@ -49,11 +50,11 @@ class Summary:
     failed: list[tuple[str, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.detections} objects in {_count(self.pictures, 'picture')}: {self.table}"]
+        lines = [f"{counted(self.detections, 'object')} in {counted(self.pictures, 'picture')}: {self.table}"]
         if self.drawn:
             lines.append(f"drawn: {self.drawn}")
         if self.num_failed:
-            lines.append(f"{_count(self.num_failed, 'input')} passed over; the reasons are above")
+            lines.append(f"{counted(self.num_failed, 'input')} passed over; the reasons are above")
         return "\n".join(lines)
 
 
@@ -216,7 +217,3 @@ def _batched(
 
 def _too_many(order: deque[_Picture], batch_size: int) -> bool:
     return len(order) >= LOOK_AHEAD_BATCHES * batch_size or sum(p.num_bytes for p in order) > LOOK_AHEAD_BYTES
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -27,6 +27,7 @@ from foveal.engine.inspection_text import as_text
 from foveal.engine.picture_check import pictures_in_two_splits, unreadable_pictures
 from foveal.errors import DataError, FovealError, UsageError
 from foveal.matching import match_image
+from foveal.wording import counted
 
 __all__ = ["Inspection", "coverage_summary", "draw_samples", "fit_anchors", "inspect"]
 
@@ -152,7 +153,8 @@ def draw_samples(
     if config.anchors.auto:
         config = _fitted(config, table if isinstance(data, Table) else _learnt_table(data, table, config))
     if count < 1 or not len(table):
-        raise UsageError(f"{table.root}: nothing to draw: {len(table)} pictures in {table.split!r}, {count} wanted")
+        there = counted(len(table), "picture")
+        raise UsageError(f"{table.root}: nothing to draw: {there} in {table.split!r}, {count} wanted")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     drawn = []

@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 
 from foveal.engine.contents import ClassContents, total
 from foveal.engine.coverage import SIZES, Reach, percent, warning
+from foveal.wording import counted
 
 if TYPE_CHECKING:
     from foveal.data.table import Problem
@@ -27,8 +28,9 @@ def as_text(found: Inspection, width: int) -> str:
     pictures = sum(part.pictures for part in found.contents)
     objects = sum(part.everything.objects for part in found.contents)
     head = (
-        f"{found.data} ({found.format}): {pictures} pictures, {objects} objects of {len(found.class_names)} classes, "
-        f"{len(found.problems) or 'no'} problems"
+        f"{found.data} ({found.format}): {counted(pictures, 'picture')}, {counted(objects, 'object')} of "
+        f"{counted(len(found.class_names), 'class')}, "
+        f"{counted(len(found.problems), 'problem') if found.problems else 'no problems'}"
     )
     sections = [
         textwrap.fill(head, width),
@@ -107,7 +109,8 @@ def _imbalance(found: Inspection, width: int) -> str:
     padding = f" (and {mean.on_padding:.0f} on padding)" if mean.on_padding else ""
     text = (
         f"Imbalance: of {mean.anchors:.0f} anchors a picture {mean.positive:.1f} are positive, {mean.ignored:.1f} "
-        f"ignored, {mean.background:.0f} background{padding}{ratio} (mean of {mean.pictures} pictures of {mean.split})."
+        f"ignored, {mean.background:.0f} background{padding}{ratio} (mean of {counted(mean.pictures, 'picture')} of "
+        f"{mean.split})."
     )
     names = sorted(mean.positives_per_object, key=lambda name: mean.positives_per_object[name])[:10]
     fewest = "" if len(names) == len(mean.positives_per_object) else "the fewest are "
@@ -118,14 +121,14 @@ def _imbalance(found: Inspection, width: int) -> str:
 def _problems(problems: Sequence[Problem], width: int) -> str:
     if not problems:
         return "No problems."
-    lines = [f"{len(problems)} problems"]
+    lines = [counted(len(problems), "problem")]
     for problem in problems[:SHOWN_PROBLEMS]:
         named = f"{problem.field} {problem.value}".strip()
         place = ", ".join(part for part in (problem.file, problem.where, named) if part)
         sentence = textwrap.fill(f"{problem.problem}; {problem.fix}", width - 4)
         lines += [place, textwrap.indent(sentence, "    ")]
     if len(problems) > SHOWN_PROBLEMS:
-        lines.append(f"... and {len(problems) - SHOWN_PROBLEMS} more; --json lists all of them")
+        lines.append(f"... and {len(problems) - SHOWN_PROBLEMS:,} more; --json lists all of them")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ Letters: B images, D detections, H W pixels of the padded picture.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +25,13 @@ from foveal.data.loader import eval_batches
 from foveal.data.table import Table
 from foveal.decoding import Found, decode
 from foveal.detections import Batch, Detections, DetectionTable, Objects
-from foveal.engine.checkpoint import Which, read_run, run_weights
+from foveal.engine.checkpoint import RunInfo, Which, read_run, run_weights
+from foveal.engine.run_numbers import threshold_of
 from foveal.errors import CheckpointError, UsageError
 from foveal.model.retinanet import build_model
+from foveal.wording import counted
+
+log = logging.getLogger("foveal")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Detector:
     """Finds objects: `detector(picture)` or `detector([picture, ...])`.
 
     `engine` runs the network; a module is run by PyTorch. `threshold` is the score from which detections are shown when
-    the caller does not say; where the run has none, `inference.show_threshold` stands in.
+    the caller does not say: `recommended`, the one that was found for these weights; where that is None,
+    `inference.show_threshold` stands in.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Detector:
         self.config = config
         self.class_names = tuple(class_names)
         self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
+        self.recommended = threshold
         self.threshold = config.inference.show_threshold if threshold is None else threshold
         self.anchors = Anchors.from_config(config)
 
@@ -188,8 +195,8 @@ class Detector:
 
     def __repr__(self) -> str:
         return (
-            f"Detector({self.config.model.backbone}, {len(self.class_names)} classes, {self.config.data.size} px, "
-            f"threshold {self.threshold:g}, {self.device})"
+            f"Detector({self.config.model.backbone}, {counted(len(self.class_names), 'class')}, "
+            f"{self.config.data.size} px, threshold {self.threshold:g}, {self.device})"
         )
 
 
@@ -197,6 +204,7 @@ def load(run: str | os.PathLike[str], device: str | torch.device = "auto", which
     """The detector of a run folder, or of a run on the hub (`hf://owner/name`, `hf://owner/name@revision`).
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    which: the `best` weights or the `last`; the threshold is that of these weights.
     """
     info = read_run(run)
     model = build_model(info.config, len(info.class_names), pretrained=False, kept_in=info.backbone_folder)
@@ -208,7 +216,21 @@ def load(run: str | os.PathLike[str], device: str | torch.device = "auto", which
             f"{info.path}: its weights do not fit its config.yaml ({first}); restore one of them"
         ) from None
     model.to(pick_device(device)).eval()
-    return Detector(model, info.config, info.class_names, info.threshold, info.category_ids)
+    return Detector(model, info.config, info.class_names, _threshold(info, which), info.category_ids)
+
+
+def _threshold(info: RunInfo, which: Which) -> float | None:
+    """As `threshold_of`; says so where the run has one, but not for these weights."""
+    threshold = threshold_of(info, which)
+    if threshold is None and info.threshold is not None:
+        log.warning(
+            "%s: no threshold was recorded for its %s weights; what they find is shown from %g "
+            "(inference.show_threshold)",
+            info.path,
+            which,
+            info.config.inference.show_threshold,
+        )
+    return threshold
 
 
 def pick_device(device: str | torch.device) -> torch.device:

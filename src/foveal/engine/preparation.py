@@ -20,6 +20,7 @@ from foveal.errors import CheckpointError, ConfigError, UsageError
 from foveal.losses.classification import inverse_frequency_alpha
 from foveal.model.retinanet import RetinaNet
 from foveal.model.weights import copy_matching
+from foveal.wording import counted
 
 # These change how fast a run goes, what it needs or what it shows, never what it learns (torch.compile: to rounding).
 MAY_DIFFER_ON_RESUME = (
@@ -63,8 +64,8 @@ def settled_config(config: Config, folder: Path, resumed: bool, table: Table, va
             config = config.with_changes({"loss.class_alpha": tuple(round(alpha, 4) for alpha in alphas)})
         if config.loss.class_alpha and len(config.loss.class_alpha) != classes:
             raise ConfigError(
-                f"loss.class_alpha has {len(config.loss.class_alpha)} numbers for {classes} classes: give one for each "
-                f"of {', '.join(table.class_names)}, in this order"
+                f"loss.class_alpha has {counted(len(config.loss.class_alpha), 'number')} for "
+                f"{counted(classes, 'class')}: give one for each of {', '.join(table.class_names)}, in this order"
             )
         return config
     stored = checkpoint.read_run(folder)

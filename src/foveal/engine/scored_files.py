@@ -20,6 +20,7 @@ import numpy as np
 from foveal.data.table import Problem
 from foveal.engine.metrics import Found, Truth
 from foveal.errors import DataError, UsageError
+from foveal.wording import counted
 
 SHOWN = 5
 _KINDS = {
@@ -94,7 +95,9 @@ def read_annotations(file: Path) -> Annotations:
     report.raise_if_any()
     image, label = _index(image_ids, ids[:, 0]), _index(category_ids, ids[:, 1])
     kept = (image >= 0) & (label >= 0)
-    unlisted = f"left out {int((~kept).sum()):,} annotations of pictures or categories that {file.name} does not list"
+    unlisted = (
+        f"left out {counted(int((~kept).sum()), 'annotation')} of pictures or categories that {file.name} does not list"
+    )
     truth = Truth(
         class_names=_distinct([category.name for category in categories], category_ids),
         num_images=len(image_ids),
@@ -130,7 +133,7 @@ def read_results(file: Path, annotations: Annotations) -> tuple[Found, tuple[str
         report("", "category_id", ids[0, 1], "not one detection is of a category of the annotations", fix)
     report.raise_if_any()
     unlisted = (
-        f"left out {int((~kept).sum()):,} detections of categories that the annotations do not list: "
+        f"left out {counted(int((~kept).sum()), 'detection')} of categories that the annotations do not list: "
         f"{', '.join(map(str, np.unique(ids[~kept, 1])[:SHOWN].tolist()))}"
     )
     found = Found(image[kept], label[kept], values[kept, :4], values[kept, 4])

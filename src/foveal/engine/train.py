@@ -51,6 +51,7 @@ from foveal.errors import CheckpointError, Interrupted, UsageError
 from foveal.losses.total import detector_loss
 from foveal.matching import match
 from foveal.model.retinanet import build_model
+from foveal.wording import counted
 
 
 def train(
@@ -140,7 +141,9 @@ class Trainer:
     def run(self, asked_to_stop: list[int]) -> checkpoint.RunInfo:
         """Trains until the last step, or until a signal is in `asked_to_stop`: then saves and raises Interrupted."""
         if self.progress.finished:
-            self.reporter.say(f"{self.folder}: this run is finished ({self.progress.step} steps); nothing to do")
+            self.reporter.say(
+                f"{self.folder}: this run is finished ({counted(self.progress.step, 'step')}); nothing to do"
+            )
             return self._finish()
         batches = TrainBatches(self.table, self.config, self.progress.step, self.rank, self.world)
         if not self.progress.total:
@@ -235,10 +238,11 @@ class Trainer:
             backbone = self.model.backbone.description()
             write_run(self.folder, self.config, table, self.val, self.device, self.world, backbone)
         shown = f"{', '.join(table.class_names[:12])}{' ...' if len(table.class_names) > 12 else ''}"
-        self.reporter.say(f"{len(table)} pictures, {table.num_boxes} boxes, {len(table.class_names)} classes: {shown}")
+        sizes = (len(table), "picture"), (table.num_boxes, "box"), (len(table.class_names), "class")
+        self.reporter.say(f"{', '.join(counted(number, thing) for number, thing in sizes)}: {shown}")
         self.reporter.say(coverage_summary(table, self.config))
         self.reporter.say(
-            f"learning rate {base_lr(train):.3g} for {train.batch_size} pictures a step "
+            f"learning rate {base_lr(train):.3g} for {counted(train.batch_size, 'picture')} a step "
             f"({train.lr:g} is meant for {train.lr_batch or train.batch_size}); device {self.device}"
         )
         if self.config.model.weights == "none" and train.backbone_lr < 1 and not self.starts_from_a_run:
@@ -249,7 +253,9 @@ class Trainer:
         images, shape = self._micro_batch, max(batches.shapes, key=math.prod)
         blank = Batch.pack([torch.zeros(3, *shape, dtype=torch.uint8)] * images, [table.objects(0)] * images)
         needed = check_memory(self.model, self.config, images, shape, lambda: self._try_step(blank))
-        self.reporter.say(f"largest step: {images} pictures of {shape[0]} x {shape[1]}, about {needed / 2**30:.1f} GiB")
+        self.reporter.say(
+            f"largest step: {counted(images, 'picture')} of {shape[0]} x {shape[1]}, about {needed / 2**30:.1f} GiB"
+        )
 
     def _plan_steps(self, batches: TrainBatches) -> int:
         """The run's steps: as configured, or what fits into the time budget."""
@@ -263,7 +269,7 @@ class Trainer:
             shared = [steps]
             dist.broadcast_object_list(shared, src=0)
             steps = shared[0]
-        self.reporter.say(f"{train.minutes:g} minutes are {steps} steps at {step_s:.2f} s each")
+        self.reporter.say(f"{train.minutes:g} minutes are {counted(steps, 'step')} at {step_s:.2f} s each")
         return steps
 
     def _try_step(self, batch: Batch) -> None:

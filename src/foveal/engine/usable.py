@@ -16,6 +16,7 @@ from foveal.data.loader import with_sizes
 from foveal.data.table import Problem, Table
 from foveal.engine.progress import Reporter
 from foveal.errors import DataError, ImageError, UsageError
+from foveal.wording import counted
 
 SHOWN = 5
 
@@ -48,7 +49,8 @@ def oversampled(table: Table, data: DataConfig, say: Callable[[str], None]) -> T
             f"{f' (nor {len(unknown) - 1} more)' if len(unknown) > 1 else ''}; write paths relative to {table.root}"
         )
     copied = sorted(row_of[path] for path in wanted)
-    say(f"{len(copied)} pictures are seen {data.oversample_times} times as often ({data.oversample})")
+    seen = counted(len(copied), "picture is", "pictures are")
+    say(f"{seen} seen {data.oversample_times} times as often ({data.oversample})")
     return table.select([*range(len(table)), *copied * (data.oversample_times - 1)])
 
 
@@ -89,8 +91,15 @@ def usable(table: Table, config: Config, say: Callable[[str], None]) -> Table:
         if problems := faulty_labels + [problem for problem in found if problem is not None]:
             raise DataError(_refusal(table, problems), problems)
     elif faulty_labels or bad.any():
-        say(f"{table.split}: skipped {len(faulty_labels)} faulty labels and {int(bad.sum())} unreadable pictures")
+        skipped = f"{counted(len(faulty_labels), 'faulty label')} and {counted(int(bad.sum()), 'unreadable picture')}"
+        say(f"{table.split}: skipped {skipped}")
     return with_sizes(table.select(~bad) if bad.any() else table, config.data.max_pixels)
+
+
+def left_out(table: Table) -> tuple[str, ...]:
+    """A note of the faulty labels that a reader left out; none where there were none."""
+    faulty = sum(problem.fatal for problem in table.problems)
+    return (f"left out {counted(faulty, 'faulty label')}; `foveal inspect` tells more",) if faulty else ()
 
 
 def _decodes(table: Table, row: int, max_pixels: int) -> Problem | None:
@@ -111,7 +120,7 @@ def _has_a_header(table: Table, row: int, max_pixels: int) -> Problem | None:
 
 
 def _refusal(table: Table, problems: list[Problem]) -> str:
-    lines = [f"{len(problems)} problems in split {table.split!r} would corrupt training:"]
+    lines = [f"{counted(len(problems), 'problem')} in split {table.split!r} would corrupt training:"]
     lines += [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  ... and {len(problems) - SHOWN} more")

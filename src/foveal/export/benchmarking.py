@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +82,7 @@ def benchmark(
     sizes = tuple(sizes) or (info.config.data.size,)
     if batch_size < 1 or min(sizes) < 32:
         raise UsageError(f"sizes {sizes}, batch size {batch_size}: give sizes from 32 and at least one picture")
-    image = _picture(info, picture)
+    image = picture_of(info, picture)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="foveal-benchmark-") as folder:
         file = Path(folder) / "model.onnx"
@@ -94,7 +95,7 @@ def benchmark(
                     rows.append(Row(engine, size, missing=absent[engine]))
                     continue
                 path = info.path if engine == "torch" else file
-                rows.append(_alone(_Job(str(path), engine, size, batch_size, seconds, image)))
+                rows.append(_alone(Job(str(path), engine, size, batch_size, seconds, image)))
     return [_with_ratio(row, rows) for row in rows]
 
 
@@ -137,7 +138,9 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """What one process measures. path: a run's folder for PyTorch, else a file written without resize."""
+
     path: str
     engine: Engine
     size: int
@@ -146,16 +149,32 @@ class _Job:
     image: np.ndarray
 
 
-def _alone(job: _Job) -> Row:
-    """Measures in a fresh process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure, job).result()
+def _alone(job: Job) -> Row:
+    """Measures in a fresh process; a row that says so where memory does not suffice."""
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(measure, job).result()
+    except BrokenProcessPool:  # Linux ends the process that takes too much
+        why = "its process was ended, as it is where memory does not suffice"
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        why = "not enough memory"
+    return Row(job.engine, job.size, missing=f"{why}; give smaller --sizes, or a smaller --batch-size")
 
 
-def measure(job: _Job) -> Row:
+def _is_out_of_memory(error: Exception) -> bool:
+    """Each library says it in its own words."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in told for words in ("can't allocate memory", "bad_alloc", "bad allocation", "failed to allocate memory")
+    )
+
+
+def measure(job: Job) -> Row:
     """Times one engine at one size, here."""
     before = psutil.Process().memory_info().rss
-    detector = _opened(job)
+    detector = opened(job)
     prepared = detector.prepare(job.image)
     pictures = [prepared] * job.batch_size
     score = detector.config.inference.score_threshold
@@ -171,13 +190,13 @@ def measure(job: _Job) -> Row:
         ms=statistics.median(ms),
         ms_spread=(quartiles[0], quartiles[2]),
         images_per_second=1000 / statistics.median(ms),
-        memory_mb=(_peak_bytes() - before) / 2**20,
+        memory_mb=(peak_bytes() - before) / 2**20,
         detections=len(found[0]),
         runs=len(ms),
     )
 
 
-def _opened(job: _Job) -> Detector:
+def opened(job: Job) -> Detector:
     """The run's detector with pictures of another size than its own."""
     changes = {"data.size": job.size, "data.max_size": 0}
     if job.engine == "torch":
@@ -208,7 +227,8 @@ def _write_onnx(info: RunInfo, file: Path) -> None:
     OnnxFile(network, told).write(file, told.as_metadata())
 
 
-def _picture(info: RunInfo, picture: str | os.PathLike[str] | None) -> np.ndarray:
+def picture_of(info: RunInfo, picture: str | os.PathLike[str] | None) -> np.ndarray:
+    """The picture of a path, else one of the run's data, else an embedded one."""
     if picture is not None:
         return to_array(picture, info.config.data.max_pixels)
     try:
@@ -234,7 +254,7 @@ def _with_ratio(row: Row, rows: Sequence[Row]) -> Row:
     return replace(row, ratio=torch_ms[0] / row.ms) if torch_ms and not row.missing else row
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The most memory that this process has held; where the system does not tell, what it holds now."""
     try:
         status = Path("/proc/self/status").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,32 +19,43 @@ from foveal.data.table import Table
 from foveal.detections import Detections
 from foveal.engine.checkpoint import RunInfo, Which, read_json, read_run
 from foveal.engine.predict import Detector, load
+from foveal.engine.run_numbers import threshold_of
 from foveal.errors import DataError, ExportError, UsageError
 from foveal.export.agreement import Agreement, agreement
 from foveal.export.formats import OnnxFile, OpenVinoFile, ProgramFile, ProgramSession, need
+from foveal.export.placing import files_of, folder_beside, publish
+from foveal.export.quantising import Int8, Quantised, check_installed, material, quantise
 from foveal.hub.addresses import address_of
 from foveal.model.retinanet import RetinaNet
 from foveal.runtime.description import Description, fingerprint
 from foveal.runtime.exported import FILES, ExportedEngine, detector_of, weights_file
-from foveal.runtime.publishing import publishable, threshold_of
+from foveal.runtime.publishing import publishable
 from foveal.runtime.sessions import Session, open_session
 
 Format = Literal["onnx", "openvino", "torch"]
 CHECKED_PICTURES = 8
+INT8_FILE = "model-int8.xml"
+"""Beside the float32 file, which it never replaces."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file. checks: `network`, with pictures resized by us; `pixels`, with pictures resized by the file."""
+    """A written file. checks: `network`, with pictures resized by us; `pixels`, with pictures resized by the file.
+
+    int8: what quantisation did to AP. The checks are of the file before it.
+    """
 
     path: Path
     checks: dict[str, Agreement]
     description: Description
+    int8: Quantised | None = None
 
     def __str__(self) -> str:
-        megabytes = sum(file.stat().st_size for file in _files_of(self.path)) / 1e6
+        megabytes = sum(file.stat().st_size for file in files_of(self.path)) / 1e6
         compared = {"network": "against PyTorch", "pixels": "with its own resize"}
-        lines = [f"{compared[name]}: {check}" for name, check in self.checks.items()]
+        before = "" if self.int8 is None else ", in float32"
+        lines = [f"{compared[name]}{before}: {check}" for name, check in self.checks.items()]
+        lines += [] if self.int8 is None else [str(self.int8)]
         return "\n".join([*lines, f"{self.path}: written, {megabytes:.1f} MB"])
 
 
@@ -62,23 +72,31 @@ def export_run(
     nms: bool = True,
     pictures: Sequence[Any] = (),
     which: Which = "best",
+    int8: Int8 | None = None,
 ) -> Exported:
     """Writes a run's detector as one file (OpenVINO: two) that agrees with PyTorch's, or raises ExportError.
 
     out: default model.onnx, model.xml or model.pt2 in the run's folder. resize: pictures of any size are resized and
     padded inside; nms: boxes come out, not the network's outputs; `torch` has the network alone. pictures: what to
-    compare on, default eight of the run's data; something must be found in them.
+    compare on, default eight of the run's data; something must be found in them. int8: the compared OpenVINO file is
+    then quantised, default model-int8.xml; ExportError too if that costs too much AP.
     """
     if out is None and address_of(run) is not None:
         raise UsageError(
             f"{os.fspath(run)}: is on the hub, not in a folder of yours; say where to write with --out FILE"
         )
     info = read_run(run)
-    target = _target(info, format, out)
+    target = _target(info, format, out, int8 is not None)
     for extra in {"onnx": ["onnx"], "openvino": ["onnx", "openvino"], "torch": []}[format]:
         need(extra)
+    if int8 is not None:
+        check_installed()
+    data = found = None
+    if int8 is not None:  # what it lacks is told at once, not after the export of minutes
+        data = int8.data or data_of(info, "data to quantise on", "give it with --data FOLDER")
+        found = material(info, int8, data)
     detector = load(info.path, "cpu", which)
-    images = [to_array(picture, info.config.data.max_pixels) for picture in pictures or pictures_of(info)]
+    images = [to_array(picture, info.config.data.max_pixels) for picture in pictures or pictures_of(info, data)]
     expected = detector(images, min_score=info.config.inference.score_threshold)
     if not any(len(found) for found in expected):
         raise ExportError(
@@ -96,19 +114,22 @@ def export_run(
         nms=nms and whole,
         weights=fingerprint(weights_file(info.path, which)),
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        beside = Path(folder) / target.name
-        file = _made(format, detector, told, Path(folder))
+    with folder_beside(target) as folder:
+        beside = folder / target.name
+        file = _made(format, detector, told, folder)
         file.write(beside, told.as_metadata())
         checks = check(_opened(beside, format, file), images, expected)
         told = replace(told, check={name: one.as_dict() for name, one in checks.items()})
         for name, one in checks.items():
             if not one.passed:
                 raise ExportError(f"{target}: not written, since it would not find what PyTorch finds ({name}: {one})")
+        quantised = None
+        if int8 is not None and found is not None and isinstance(file, OpenVinoFile):
+            quantised = quantise(file, beside, info, told, int8, found)
+            told = replace(told, int8=quantised.as_dict())
         file.write(beside, told.as_metadata())
-        _publish(beside, target)
-    return Exported(target, checks, told)
+        publish(beside, target)
+    return Exported(target, checks, told, quantised)
 
 
 def check(session: Session, images: Sequence[np.ndarray], expected: Sequence[Detections]) -> dict[str, Agreement]:
@@ -136,14 +157,20 @@ def resized_inside(session: Session, told: Description, image: np.ndarray) -> De
     return Detections(boxes, scores, labels, told.class_names)
 
 
-def pictures_of(info: RunInfo) -> list[str]:
-    """Up to eight pictures of the data that a run was trained on, from all over its validation split if it has one."""
-    ask = "give some of your own with --pictures"
+def data_of(info: RunInfo, wanted: str, ask: str) -> Path:
+    """The folder of the data that a run was trained on; UsageError, with what to do instead, if it is not there."""
     file = info.path / "data.json"
     root = Path(str(read_json(file).get("root", ""))) if file.exists() else None
     if root is None or not root.exists():
         where = f"its data is not at {root} any more" if root else "it does not say what it was trained on"
-        raise UsageError(f"{info.path}: no pictures to compare on, since {where}; {ask}")
+        raise UsageError(f"{info.path}: no {wanted}, since {where}; {ask}")
+    return root
+
+
+def pictures_of(info: RunInfo, data_folder: Path | None = None) -> list[str]:
+    """Up to eight pictures of the run's data or other, from all over its validation split if it has one."""
+    ask = "give some of your own with --pictures"
+    root = data_folder or data_of(info, "pictures to compare on", ask)
     data = info.config.data
     for split in (data.val_split, data.train_split):
         try:
@@ -160,10 +187,12 @@ def _spread(table: Table) -> list[str]:
     return [str(table.path(row)) for row in rows.tolist()]
 
 
-def _target(info: RunInfo, format: Format, out: str | os.PathLike[str] | None) -> Path:
+def _target(info: RunInfo, format: Format, out: str | os.PathLike[str] | None, int8: bool) -> Path:
     if format not in FILES:
         raise UsageError(f"format {format!r}: give one of {', '.join(FILES)}")
-    target = info.path / FILES[format] if out is None else Path(out)
+    if int8 and format != "openvino":
+        raise UsageError(f"--int8 makes a file of format openvino, not {format}; add --format openvino")
+    target = info.path / (INT8_FILE if int8 else FILES[format]) if out is None else Path(out)
     suffix = Path(FILES[format]).suffix
     if target.suffix != suffix or target.is_dir():
         raise UsageError(f"{target}: a file of format {format} ends in {suffix}; give such a path")
@@ -182,19 +211,3 @@ def _opened(path: Path, format: Format, file: _File) -> Session:
     if isinstance(file, ProgramFile):
         return ProgramSession(path, file.names)
     return open_session(path, "onnxruntime" if format == "onnx" else "openvino")
-
-
-def _files_of(path: Path) -> list[Path]:
-    return [path.with_suffix(".bin"), path] if path.suffix == ".xml" else [path]
-
-
-def _publish(beside: Path, target: Path) -> None:
-    """Moves a flushed file into its place; of two files, never one of the old with one of the new."""
-    files = list(zip(_files_of(beside), _files_of(target), strict=True))
-    for source, _ in files:
-        with open(source, "rb+") as stream:
-            os.fsync(stream.fileno())
-    if len(files) > 1:
-        target.unlink(missing_ok=True)
-    for source, place in files:
-        os.replace(source, place)

@@ -36,17 +36,23 @@ class OnnxFile:
 
 
 class OpenVinoFile:
-    """An OpenVINO file, .xml and .bin, converted from the ONNX file; float32."""
+    """An OpenVINO file, .xml and .bin, converted from the ONNX file; float32 until `quantising.py` changes `model`."""
 
     def __init__(self, onnx_file: OnnxFile, folder: Path):
         need("openvino")
         import openvino
+        from openvino.passes import ConstantFolding, Manager
 
         source = folder / "source.onnx"
         onnx_file.write(source, {})
         # Read at once: OpenVINO would map the file for as long as the model lives.
         self.model = openvino.Core().read_model(model=source.read_bytes())
         source.unlink()
+        # nncf must find the weights of grouped convolutions as they are used, not before a reshape: it would scale them
+        # along a side of their kernels, which no runtime computes in whole numbers.
+        passes = Manager()
+        passes.register_pass(ConstantFolding())
+        passes.run_passes(self.model)
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
         import openvino
@@ -92,7 +98,7 @@ class ProgramSession:
 
 def need(extra: str) -> None:
     """UsageError with the install line unless the packages of an extra are there."""
-    packages = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+    packages = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "int8": ("nncf",)}
     for package in packages[extra]:
         try:
             importlib.import_module(package)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from foveal.hub.addresses import Address, address_of, endpoint, hub_errors, hub_library, is_out_of_reach
@@ -20,10 +21,9 @@ def local_run(run: str | os.PathLike[str]) -> Path:
 
 
 def _fetched(address: Address) -> Path:
-    """The files that make the run; where the hub is out of reach, as they were fetched before."""
+    """The files that make the run, all of one commit; where the hub is out of reach, as they were fetched before."""
     hub = hub_library()
     with hub_errors(address):
-        files: list[str] = []
         try:
             found = hub.HfApi(endpoint=endpoint()).model_info(
                 address.repository, revision=address.revision, files_metadata=True
@@ -36,11 +36,28 @@ def _fetched(address: Address) -> Path:
             if before is None:
                 raise
             return before
-        return Path(
-            hub.snapshot_download(
-                address.repository, revision=address.revision, allow_patterns=files, endpoint=endpoint()
-            )
+        # By the commit whose sizes were looked at: a branch may have moved since.
+        folder = Path(
+            hub.snapshot_download(address.repository, revision=found.sha, allow_patterns=files, endpoint=endpoint())
         )
+        _note_commit(folder, address)
+        return folder
+
+
+def _note_commit(folder: Path, address: Address) -> None:
+    """Says in the hub's cache where the branch stood, as a download by its name does: who is offline later asks there.
+
+    A cache that may only be read is used as it is.
+    """
+    branch = address.revision or "main"
+    note = folder.parents[1] / "refs" / branch
+    beside = note.with_name(f".{note.name}.part")
+    if branch == folder.name or (note.is_file() and note.read_text() == folder.name):
+        return
+    with suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(folder.name)
+        os.replace(beside, note)
 
 
 def _from_cache(address: Address) -> Path | None:

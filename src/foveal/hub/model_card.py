@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from foveal.config import Config
+from foveal.wording import counted
 
 _METRICS = {"AP": "AP", "AP50": "AP at IoU .5", "AP75": "AP at IoU .75", "recommended_f1": "F1 at the threshold"}
 
@@ -106,7 +107,7 @@ def _evaluation(facts: CardFacts) -> str:
     if not shown:
         return ""
     images = facts.evaluation.get("images")
-    split = f"`{_word(facts.config.data.val_split)}`" + (f" ({images:,.0f} pictures)" if images else "")
+    split = f"`{_word(facts.config.data.val_split)}`" + (f" ({counted(int(images), 'picture')})" if images else "")
     note = (
         f"In percent, on the validation split {split}. The weights and the threshold were chosen on it, so expect "
         "slightly less elsewhere."

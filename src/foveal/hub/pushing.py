@@ -24,11 +24,12 @@ from foveal.engine.checkpoint import (
     write_description,
     write_text,
 )
+from foveal.engine.run_numbers import evaluation_at, threshold_of
 from foveal.errors import HubError, UsageError
 from foveal.hub.addresses import Address, address_of, check_repository, endpoint, hub_errors, hub_library
 from foveal.hub.model_card import CardFacts, model_card
 from foveal.hub.strangers import DESCRIPTION, OPTIONAL, WEIGHTS
-from foveal.runtime.publishing import evaluation_at, name_of, publishable, threshold_of
+from foveal.runtime.publishing import name_of, publishable
 
 EVALUATION = "evaluation.json"
 

@@ -99,15 +99,26 @@ def _config(path: Path, name: str) -> Config:
             f"{name}: its backbone is one of transformers ({config.model.backbone[:100]}), which is not loaded from a "
             "stranger; download the run with its folder backbone, look at both, and give the folder if you trust it"
         )
+    if (beyond := beyond_limits(config)) is not None:
+        setting, value, most = beyond
+        raise CheckpointError(
+            f"{name}: its {setting} is {value}, more than the {most} that is allowed to a stranger; "
+            "download it, look at config.yaml, and give the folder if you trust it"
+        )
+    return config
+
+
+def beyond_limits(config: Config, apart: str = "") -> tuple[str, int, int] | None:
+    """The first setting with which a picture could take any amount of memory: its name, value, and the most allowed.
+
+    apart: a setting that may have any value.
+    """
     # Where max_size is 0, the longer side follows from size.
     settings = {**flat_settings(config), "data.longest": config.data.longest}
     for setting, most in _MOST.items():
-        if settings[setting] > most:
-            raise CheckpointError(
-                f"{name}: its {setting} is {settings[setting]}, more than the {most} that is allowed to a stranger; "
-                "download it, look at config.yaml, and give the folder if you trust it"
-            )
-    return config
+        if setting != apart and settings[setting] > most:
+            return setting, settings[setting], most
+    return None
 
 
 def _json(path: Path, kind: Any, name: str) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.errors import UsageError, WeightsError
+from foveal.wording import counted
 
 NO_CLASS = "-"
 
@@ -51,7 +52,8 @@ def classes_of(path: Path, outputs: int, told: Sequence[str], names: Path | None
     if told:
         if len(told) != outputs:
             raise WeightsError(
-                f"{path}: names {len(told)} classes but answers for {outputs}; give the right names with --names FILE"
+                f"{path}: names {counted(len(told), 'class')} but answers for {outputs}; give the right names with "
+                "--names FILE"
             )
         if twice := _twice(told):
             raise WeightsError(f"{path}: names {twice} twice; give the right names with --names FILE")
@@ -63,8 +65,8 @@ def classes_of(path: Path, outputs: int, told: Sequence[str], names: Path | None
         note = "80 outputs are taken for COCO's 80 classes in their order; --names FILE names others"
         return Classes(tuple(COCO_CLASSES.values()), tuple(COCO_CLASSES), tuple(range(outputs)), note)
     raise UsageError(
-        f"{path}: does not name its {outputs} classes; give --names FILE with a name a line, in the order of the "
-        f"outputs, and {NO_CLASS} for an output that is no class"
+        f"{path}: does not name its {counted(outputs, 'class')}; give --names FILE with a name a line, in the order "
+        f"of the outputs, and {NO_CLASS} for an output that is no class"
     )
 
 
@@ -88,8 +90,8 @@ def _listed(file: Path, outputs: int) -> Classes:
         raise UsageError(f"{file}: cannot be read ({reason}); give a text file with a class name a line") from None
     if len(lines) != outputs or not all(lines):
         raise UsageError(
-            f"{file}: has {len(lines)} lines, {lines.count('')} of them empty, for {outputs} outputs; write a name a "
-            f"line, and {NO_CLASS} for an output that is no class"
+            f"{file}: has {counted(len(lines), 'line')}, {lines.count('')} of them empty, for "
+            f"{counted(outputs, 'output')}; write a name a line, and {NO_CLASS} for an output that is no class"
         )
     kept = [output for output, name in enumerate(lines) if name != NO_CLASS]
     found = tuple(lines[output] for output in kept)

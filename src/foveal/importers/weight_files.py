@@ -213,7 +213,9 @@ def _keras_layers(path: Path) -> dict[str, Tensor]:
     try:
         import h5py
     except ImportError:
-        raise UsageError(f"{path}: Keras files are read by h5py, which is not installed: pip install h5py") from None
+        raise UsageError(
+            f'{path}: Keras files are read by h5py, which is not installed: pip install "foveal[keras]"'
+        ) from None
     found: dict[str, Any] = {}
     left = path.stat().st_size
 

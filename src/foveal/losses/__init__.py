@@ -1,8 +1,9 @@
 """Losses on logits and offsets; usable on any tensor, without a detector.
 
+import torch
 from foveal.losses import Focal
-loss = Focal(alpha=0.25, gamma=2.0)
-loss(logits, targets).sum().backward()
+logits, targets = torch.randn(8, 3, requires_grad=True), torch.rand(8, 3) < 0.1
+Focal(alpha=0.25, gamma=2.0)(logits, targets).sum().backward()
 """
 
 from foveal.losses.boxes import smooth_l1

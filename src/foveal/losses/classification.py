@@ -14,8 +14,12 @@ member is called with logits and targets of any shape; it needs no detector. A t
 between: for the first four it costs its share of either side, for the last two it is the quality that is predicted.
 
 Arithmetic is float32 whatever the dtype of the logits (float64 stays). Values and gradients are finite for |x| <= 1e4
-and every gamma in 0 .. 5: p_t - 1 and the power of a number near 0 never appear, and the derivative is written in
-closed form, not left to automatic differentiation, which multiplies inf by 0 there for gamma < 1.
+and every gamma in 0 .. 5: 1 - p_t is sigmoid(-x_t), never a difference, and the derivative is written in closed form,
+not left to automatic differentiation, which multiplies inf by 0 there for gamma < 1.
+
+Against float64, for targets of 0 and 1: sums are within 1e-6 relative, gradients within 2e-6 relative + 1e-12. Hinge's
+values are differences, and within 1e-7 absolute. Under a soft target the two sides of a gradient cancel where the logit
+is right, so it is within 1e-6 of the size of both together.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from typing import Any, cast
 
 import torch
@@ -31,10 +36,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from foveal.config import LossConfig
-from foveal.errors import ConfigError
-
-Weight = float | tuple[float, ...]
-"""One number, or one for each class: the last dimension of the logits."""
+from foveal.errors import UsageError
+from foveal.losses.arguments import Weight, check_alpha, checked, refuse_unless
 
 
 class ClassificationLoss(ABC):
@@ -45,19 +48,24 @@ class ClassificationLoss(ABC):
     ) -> Tensor:
         """Element-wise loss >= 0, float32 (float64 for float64 logits), of the logits' shape; differentiable once.
 
-        targets: 0 .. 1, broadcastable; no gradient flows to them. weight: factor, broadcastable. keep: bool,
-        broadcastable; elements that are not kept cost 0. Empty logits give an empty loss. torch.func's transforms are
-        refused, with torch's error: differentiate with `torch.autograd` or `backward()`.
+        targets: 0 .. 1 in any dtype, bool too; no gradient flows to them. weight: factor. keep: bool; what is not kept
+        costs 0 and has a gradient of 0, whatever its logit and target are. All three broadcast to the logits' shape.
+        Empty logits give an empty loss. Raises UsageError for targets outside 0 .. 1 (tensors are looked at on a CPU
+        only, since a GPU would have to be waited for) and for shapes that do not fit.
+        torch.func's transforms are refused, with torch's error: differentiate with `torch.autograd` or `backward()`.
         `Focal()(log(9), 1)` is .25 x (1 - .9)^2 x -log .9 = .000263.
         """
+        logits, targets, weight = checked(logits, targets, weight, keep)
         elements = cast(Tensor, _Elementwise.apply(logits, targets, self))
-        if keep is not None:
-            elements = torch.where(keep, elements, 0.0)
-        return elements if isinstance(weight, float) and weight == 1.0 else elements * weight
+        return _weighted(elements, weight, keep)
 
-    def derivative(self, logits: Tensor, targets: Tensor | float) -> Tensor:
-        """d loss / d logit, element by element, in the loss's dtype and shape."""
-        return self._derivative(_float(logits), targets)
+    def derivative(
+        self, logits: Tensor, targets: Tensor | float, weight: Tensor | float = 1.0, keep: Tensor | None = None
+    ) -> Tensor:
+        """d loss / d logit, element by element, in the loss's dtype and shape; arguments as in the call."""
+        logits, targets, weight = checked(logits, targets, weight, keep)
+        x = _float(logits)
+        return _weighted(self._derivative(x, _as(targets, x)), weight, keep)
 
     @abstractmethod
     def _value(self, x: Tensor, targets: Tensor | float) -> Tensor: ...
@@ -74,13 +82,15 @@ class _Elementwise(torch.autograd.Function):
         ctx.loss = loss
         ctx.number = None if isinstance(targets, Tensor) else targets
         ctx.save_for_backward(logits, *([targets] if isinstance(targets, Tensor) else []))
-        return loss._value(_float(logits), targets)
+        x = _float(logits)
+        return loss._value(x, _as(targets, x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         logits, *soft = ctx.saved_tensors
-        slope = ctx.loss._derivative(_float(logits), soft[0] if soft else ctx.number)
+        x = _float(logits)
+        slope = ctx.loss._derivative(x, _as(soft[0] if soft else ctx.number, x))
         # In float32 up to here: a loss scaler's factor is in `gradient`, and saves what float16 alone would lose.
         return (slope * gradient).to(logits.dtype), None, None
 
@@ -119,6 +129,10 @@ class CrossEntropy(_OfMargin):
 
     alpha: Weight | None = None
 
+    def __post_init__(self) -> None:
+        if self.alpha is not None:
+            check_alpha("balanced cross entropy", self.alpha)
+
     def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         return (1.0, 1.0) if self.alpha is None else _alpha_t(self.alpha, x)
 
@@ -140,7 +154,8 @@ class Focal(_OfMargin):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        _refuse_unless(self.gamma >= 0, f"focal loss: gamma is {self.gamma:g}; give 0 (cross entropy) or more")
+        check_alpha("focal loss", self.alpha)
+        refuse_unless(0 <= self.gamma < inf, f"focal loss: gamma is {self.gamma:g}; give 0 (cross entropy) or more")
 
     def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         return _alpha_t(self.alpha, x)
@@ -148,20 +163,22 @@ class Focal(_OfMargin):
     def _of(self, x_t: Tensor) -> Tensor:
         if self.gamma == 0:
             return -logsigmoid(x_t)
-        return torch.exp(self.gamma * logsigmoid(-x_t)) * -logsigmoid(x_t)
+        # Not exp(gamma log(1 - p_t)): an exponent of 55, rounded to float32, is off by 2e-6, and so is its exponential.
+        return torch.sigmoid(-x_t).pow(self.gamma) * -logsigmoid(x_t)
 
     def _slope(self, x_t: Tensor) -> Tensor:
         # Equation 10, (1 - p_t)^gamma (gamma p_t log p_t + p_t - 1), with p_t - 1 written as -sigmoid(-x_t): the
         # difference is off by 2.7 % in float32 at a background logit of -12.
-        modulator = torch.exp(self.gamma * logsigmoid(-x_t))
-        return modulator * (self.gamma * torch.sigmoid(x_t) * logsigmoid(x_t) - torch.sigmoid(-x_t))
+        rest = torch.sigmoid(-x_t)
+        return rest.pow(self.gamma) * (self.gamma * torch.sigmoid(x_t) * logsigmoid(x_t) - rest)
 
 
 @dataclass(frozen=True)
 class FocalStar(_OfMargin):
     """-alpha_t log(sigmoid(gamma x_t + beta)) / gamma: gamma steepens the curve, beta shifts it (appendix A).
 
-    The paper runs (gamma 2, beta 1) and (gamma 4, beta 0). gamma must be above 0.
+    The paper runs (gamma 2, beta 1) and (gamma 4, beta 0). gamma must be above 0. gamma x_t + beta is rounded to
+    float32, which alone would leave sums 5e-6 off; what the rounding takes is put back to first order.
     """
 
     alpha: Weight = 0.25
@@ -169,16 +186,27 @@ class FocalStar(_OfMargin):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        _refuse_unless(self.gamma > 0, f"FL*: gamma is {self.gamma:g}, and the loss divides by it; give more than 0")
+        check_alpha("FL*", self.alpha)
+        told = f"FL*: gamma is {self.gamma:g}, and the loss divides by it; give more than 0"
+        refuse_unless(0 < self.gamma < inf, told)
+        refuse_unless(isfinite(self.beta), f"FL*: beta is {self.beta:g}; give a finite number, such as 1")
 
     def _weights(self, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
         return _alpha_t(self.alpha, x)
 
     def _of(self, x_t: Tensor) -> Tensor:
-        return -logsigmoid(self.gamma * x_t + self.beta) / self.gamma
+        z, lost = self._argument(x_t)
+        return (-logsigmoid(z) - lost * torch.sigmoid(-z)) / self.gamma
 
     def _slope(self, x_t: Tensor) -> Tensor:
-        return -torch.sigmoid(-(self.gamma * x_t + self.beta))
+        z, lost = self._argument(x_t)
+        return torch.sigmoid(-z) * (lost * torch.sigmoid(z) - 1)
+
+    def _argument(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma x_t + beta in the logits' dtype, and what it lost when it was rounded to it."""
+        exact = self.gamma * x_t.double() + self.beta
+        z = exact.to(x_t.dtype)
+        return z, (exact - z).to(x_t.dtype).nan_to_num_(nan=0.0)  # inf - inf where a logit is not finite
 
 
 @dataclass(frozen=True)
@@ -191,7 +219,7 @@ class Hinge(_OfMargin):
     margin: float = 0.5
 
     def __post_init__(self) -> None:
-        _refuse_unless(0 < self.margin <= 1, f"hinge loss: margin is {self.margin:g}, a p_t; give more than 0, up to 1")
+        refuse_unless(0 < self.margin <= 1, f"hinge loss: margin is {self.margin:g}, a p_t; give more than 0, up to 1")
 
     def _of(self, x_t: Tensor) -> Tensor:
         return (self.margin - torch.sigmoid(x_t)).clamp(min=0)
@@ -208,7 +236,8 @@ class QualityFocal(ClassificationLoss):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        _refuse_unless(self.gamma >= 0, f"quality focal loss: gamma is {self.gamma:g}; give 0 (cross entropy) or more")
+        told = f"quality focal loss: gamma is {self.gamma:g}; give 0 (cross entropy) or more"
+        refuse_unless(0 <= self.gamma < inf, told)
 
     def _value(self, x: Tensor, targets: Tensor | float) -> Tensor:
         return _distance(x, targets).abs().pow(self.gamma) * _soft_cross_entropy(x, targets)
@@ -233,7 +262,8 @@ class Varifocal(ClassificationLoss):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        _refuse_unless(self.gamma >= 0, f"varifocal loss: gamma is {self.gamma:g}; give 0 or more")
+        check_alpha("varifocal loss", self.alpha)
+        refuse_unless(0 <= self.gamma < inf, f"varifocal loss: gamma is {self.gamma:g}; give 0 or more")
 
     @property
     def _background(self) -> Focal:
@@ -287,9 +317,25 @@ def inverse_frequency_alpha(counts: Sequence[int], alpha: float) -> tuple[float,
 
 def _alpha_t(alpha: Weight, x: Tensor) -> tuple[Tensor | float, Tensor | float]:
     if isinstance(alpha, tuple):
+        if x.shape[-1:] != (len(alpha),):
+            raise UsageError(
+                f"alpha has {len(alpha)} numbers, and the last dimension of logits {list(x.shape)} not as many; the "
+                "classes must be the last dimension: move them there with logits.movedim(1, -1)"
+            )
         alpha_K = torch.tensor(alpha, dtype=x.dtype, device=x.device)
         return alpha_K, 1 - alpha_K
     return alpha, 1 - alpha
+
+
+def _as(targets: Tensor | float, x: Tensor) -> Tensor | float:
+    """Targets in the dtype of the arithmetic."""
+    return targets.to(x.dtype) if isinstance(targets, Tensor) else targets
+
+
+def _weighted(elements: Tensor, weight: Tensor | float, keep: Tensor | None) -> Tensor:
+    if isinstance(weight, Tensor) or weight != 1:
+        elements = elements * weight
+    return elements if keep is None else torch.where(keep, elements, 0.0)
 
 
 def _distance(x: Tensor, q: Tensor | float) -> Tensor:
@@ -304,8 +350,3 @@ def _soft_cross_entropy(x: Tensor, q: Tensor | float) -> Tensor:
 
 def _float(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _refuse_unless(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)

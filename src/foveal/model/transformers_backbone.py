@@ -160,19 +160,30 @@ def measure(description: Description) -> Maps:
 
 def _multiple(name: str, network: nn.Module, strides: list[int]) -> int:
     """The least multiple of all strides to which pictures must be padded, so that every map is a whole grid."""
-    told = ""
+    wrong = ""
     for factor in (1, 2, 4, 8, 16):
         multiple = factor * math.lcm(*strides)
-        try:
-            for height, width in ((3 * multiple, 2 * multiple), (multiple, 5 * multiple)):
-                for x, stride in zip(_run(network, height, width), strides, strict=True):
-                    assert tuple(x.shape[-2:]) == (height // stride, width // stride), (
-                        f"a picture of {height} x {width} gives a map of {tuple(x.shape[-2:])} at stride {stride}"
-                    )
+        wrong = _no_whole_grid(network, multiple, strides)
+        if not wrong:
             return multiple
-        except Exception as error:
-            told = _first_line(error)
-    raise _refused(name, f"its feature maps are no grids of cells: {told}")
+    raise _refused(name, f"its feature maps are no grids of cells: {wrong}")
+
+
+def _no_whole_grid(network: nn.Module, multiple: int, strides: list[int]) -> str:
+    """What is wrong with the maps of pictures whose sides are multiples of `multiple`; empty where nothing is."""
+    for height, width in ((3 * multiple, 2 * multiple), (multiple, 5 * multiple)):
+        try:
+            maps = _run(network, height, width)
+        except Exception as error:  # as above
+            return _first_line(error)
+        for x, stride in zip(maps, strides, strict=True):
+            rows, columns = x.shape[-2:]
+            if (rows, columns) != (height // stride, width // stride):
+                return (
+                    f"at stride {stride} a picture of {height} x {width} has a map of {rows} x {columns} cells, not "
+                    f"{height // stride} x {width // stride}"
+                )
+    return ""
 
 
 def _run(network: nn.Module, height: int, width: int) -> tuple[Tensor, ...]:

@@ -120,7 +120,7 @@ def _transformers(name: str = PREFIX) -> Any:
         return importlib.import_module("transformers")
     except ImportError:
         raise UsageError(
-            f"model.backbone {name} needs transformers, which is not installed: pip install transformers"
+            f'model.backbone {name} needs transformers, which is not installed: pip install "foveal[transformers]"'
         ) from None
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from foveal.config import Config, build_config
 from foveal.errors import FovealError, WeightsError
+from foveal.hub.strangers import beyond_limits
 
 FORMAT = "1"
 
@@ -24,6 +25,7 @@ class Description:
     resize: takes pictures of any size and answers in their pixels; else they come resized and padded.
     nms: gives boxes, scores and labels; else what the network's last convolutions give.
     weights: SHA-256 of the run's weight file. check: the numbers of the comparison with PyTorch.
+    int8: AP before and after quantisation, and how it was done; empty in a float32 file.
     """
 
     config: Config
@@ -34,6 +36,7 @@ class Description:
     nms: bool
     weights: str
     check: Mapping[str, Any] = field(default_factory=dict)
+    int8: Mapping[str, Any] = field(default_factory=dict)
 
     def as_metadata(self) -> dict[str, str]:
         return {
@@ -45,6 +48,7 @@ class Description:
             "nms": json.dumps(self.nms),
             "weights": self.weights,
             "check": json.dumps(self.check),
+            "int8": json.dumps(self.int8),
             "config": self.config.to_yaml(),
         }
 
@@ -66,13 +70,20 @@ class Description:
                 nms=bool(json.loads(metadata["nms"])),
                 weights=metadata["weights"],
                 check=json.loads(metadata["check"]),
+                int8=json.loads(metadata.get("int8", "{}")),
             )
             told._check()
-            return told
         except (
             KeyError, TypeError, ValueError, OverflowError, RecursionError, AttributeError, yaml.YAMLError, FovealError
         ) as error:  # fmt: skip
             raise WeightsError(f"{path}: its metadata cannot be read ({error}); export the run again") from None
+        # How many pixels a picture may have is the user's own wish where the run was; it takes no memory by itself.
+        if (beyond := beyond_limits(told.config, apart="data.max_pixels")) is not None:
+            setting, value, most = beyond
+            raise WeightsError(
+                f"{path}: its {setting} is {value}, more than the {most} that is allowed; it is not used"
+            )
+        return told
 
     def _check(self) -> None:
         """ValueError for values that are of the right kind and yet say nothing."""

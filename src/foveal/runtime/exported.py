@@ -49,12 +49,12 @@ class ExportedEngine:
                 "run again with --no-nms"
             )
         found: list[Found | None] = [None] * len(batch)
-        for rows, images_BHWC, sizes_B2 in self._groups(batch):
+        for rows, images_BHWC, sizes_B2 in self.groups(batch):
             for row, one in zip(rows, self.find_in(images_BHWC, sizes_B2, min_score), strict=True):
                 found[row] = one
         return [one for one in found if one is not None]
 
-    def _groups(self, batch: Batch) -> Iterator[tuple[list[int], np.ndarray, Tensor]]:
+    def groups(self, batch: Batch) -> Iterator[tuple[list[int], np.ndarray, Tensor]]:
         """(rows, pictures, sizes): all at once, or pictures of one size each, without padding, where it pads itself.
 
         They have the network's size already, which its resize leaves as they are.
@@ -71,13 +71,17 @@ class ExportedEngine:
 
     def find_in(self, images_BHWC: np.ndarray, sizes_B2: Tensor, min_score: float) -> list[Found]:
         """Detections of pictures [B, H, W, 3] as the file takes them; `sizes` as it sees them after its own resize."""
-        inputs = {"images": images_BHWC}
-        if self.description.nms and not self.description.resize:
-            inputs["sizes"] = sizes_B2.numpy()
-        outputs = self.session(inputs)
+        outputs = self.session(self.inputs(images_BHWC, sizes_B2))
         if self.description.nms:
             return listed(outputs, min_score)
         return self._decoded(outputs, sizes_B2, images_BHWC.shape[1:3], min_score)
+
+    def inputs(self, images_BHWC: np.ndarray, sizes_B2: Tensor) -> dict[str, np.ndarray]:
+        """What the file is called with, by name."""
+        inputs = {"images": images_BHWC}
+        if self.description.nms and not self.description.resize:
+            inputs["sizes"] = sizes_B2.numpy()
+        return inputs
 
     def _decoded(
         self, outputs: dict[str, np.ndarray], sizes_B2: Tensor, shape: tuple[int, ...], min_score: float
@@ -106,13 +110,14 @@ def listed(outputs: dict[str, np.ndarray], min_score: float) -> list[Found]:
 
 
 def open_detector(
-    path: str | os.PathLike[str], engine: Literal["auto", "torch"] | EngineName = "auto", which: Which = "best"
+    path: str | os.PathLike[str], engine: Literal["auto", "torch"] | EngineName = "auto", which: Which | None = None
 ) -> tuple[RunInfo, Detector]:
     """A run's or an exported file's description and its detector.
 
     path: a run folder, one on the hub, or a file of `foveal export`. engine: `auto` is PyTorch for a folder, ONNX
     Runtime for .onnx, OpenVINO for .xml. Given a folder and another engine than PyTorch, the file that `foveal export`
-    left there is opened; UsageError if it was made of other weights than `which` now are. A file alone has its own.
+    left there is opened, the newest that the engine reads; UsageError if it was made of other weights than `which`,
+    default the best, now are. A file alone has its own, and takes no `which`.
     """
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
@@ -127,6 +132,11 @@ def open_detector(
         raise UsageError(f"{file}: there is no such file; check the path, or make it with foveal export")
     if suffix == ".pt2" and file.exists():
         raise UsageError(f"{file}: is a program for torch.export.load; give the run's folder, or a .onnx or .xml file")
+    if suffix in (".onnx", ".xml") and which is not None:
+        raise UsageError(
+            f"{file}: has the weights that it was exported with; leave --checkpoint out, or export the run again with "
+            f"--checkpoint {which}"
+        )
     if engine == "auto":
         engine = "onnxruntime" if suffix == ".onnx" else "openvino" if suffix == ".xml" else "torch"
     if engine == "torch":
@@ -135,14 +145,14 @@ def open_detector(
                 f"{file}: PyTorch does not run {suffix} files; leave --engine out, or give the run's folder"
             )
         info = read_run(path)
-        return info, load(info.path, which=which)
+        return info, load(info.path, which=which or "best")
     run = file if file.is_dir() else None
     if run is not None:
         file = _file_of_run(run, engine)
     session = open_session(file, engine)
     told = Description.of_metadata(session.metadata, file)
     if run is not None:
-        _check_age(run, file, told, which)
+        _check_age(run, file, told, which or "best")
     info = RunInfo(file, told.config, told.class_names, told.category_ids, told.threshold)
     return info, detector_of(session, told)
 
@@ -161,9 +171,9 @@ def weights_file(run: Path, which: Which) -> Path:
 
 def _file_of_run(run: Path, engine: EngineName) -> Path:
     names = [FILES["onnx"]] if engine == "onnxruntime" else [FILES["openvino"], FILES["onnx"]]
-    for name in names:
-        if (run / name).is_file():
-            return run / name
+    there = [run / name for name in names if (run / name).is_file()]
+    if there:
+        return max(there, key=lambda file: file.stat().st_mtime_ns)
     format = "onnx" if engine == "onnxruntime" else "openvino"
     raise UsageError(
         f"{run}: has no {' or '.join(names)} for {engine}; make it with foveal export {run} --format {format}"
