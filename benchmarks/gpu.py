@@ -155,7 +155,7 @@ def matching_rows(card: Card) -> Iterator[Row]:
 
 
 def decoding_rows(card: Card) -> Iterator[Row]:
-    """From outputs to detections, NMS included: few pairs over the threshold, and all of them."""
+    """From outputs to detections, NMS included, where few scores reach the threshold, and where all do."""
     sizes = torch.tensor([card.shape] * card.batch, device=card.device)
     for case, mean in (("typical", -6.0), ("all over the threshold", 3.0)):
         logits = card.maps(9 * card.classes, mean, card.low_precision)

@@ -2,8 +2,9 @@
 
 Loss (value and gradient), matching, decoding and NMS, as a user gets them. One quantity grows, the others stay at 20
 objects, 20 classes, 512 pixels. NMS has a box for each object, 1,000 where classes or the side grow. Each size is run
-once without counting, then until .15 s are over. Memory is torch's and numpy's at the peak, above the inputs; what
-was freed stays with the process, so that no page is faulted in twice.
+once without counting; then as many runs count as would take .15 s at that pace, at least one, at most nine. Memory is
+torch's peak plus numpy's, each measured in a run of its own, above the inputs: they need not come at one moment, so the
+sum is a bound. What was freed stays with the process, so that no page is faulted in twice.
 
 Writes results/growth.csv, docs/images/growth-time.png and docs/images/growth-memory.png; --draw only draws what the CSV
 says. Slopes are those of straight lines through the upper half of the points: 1 is linear, 0 flat; along the side 2 is
@@ -141,7 +142,7 @@ def raise_scores(logits: Sequence[Tensor], size: Size, generator: torch.Generato
 
 
 def timed(work: Callable[[], Any]) -> Timing:
-    """At least one run that counts; more, up to nine, until .15 s are over."""
+    """As many runs as take .15 s at the pace of one that does not count: one to nine."""
     began = time.perf_counter()
     work()
     took = time.perf_counter() - began

@@ -157,6 +157,17 @@ def test_what_the_fast_path_does_not_take_has_the_same_answer(what: str) -> None
     assert_equal_to_plain(boxes, scores, labels, 0.5, limit=3)
 
 
+@pytest.mark.parametrize("few", [0, 10**6])
+@pytest.mark.parametrize("clusters", [20, 500])
+def test_it_does_not_matter_whether_all_compete_at_once(
+    clusters: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, scores, labels = clustered(1000, clusters, 4)
+    expected = batched_nms_plainly(boxes, scores, labels, 0.5)
+    monkeypatch.setattr(module, "_FEW_A_BOX", few)
+    assert torch.equal(batched_nms(boxes, scores, labels, 0.5), expected)
+
+
 def test_a_crowd_needs_no_matrix() -> None:
     boxes, scores, labels = clustered(20_000, 1, 1)
     tracemalloc.start()

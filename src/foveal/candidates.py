@@ -90,7 +90,10 @@ def best_pairs(logits_AKM: Tensor, best_N: Tensor, anchors_N4: Tensor, size: tup
 
 def rows_of(output_AKM: Tensor, anchor_R: Tensor) -> Tensor:
     """[R, K] float32: what a level says of some anchors."""
-    per_cell = len(output_AKM)
+    per_cell, classes, _ = output_AKM.shape
+    by_anchor = output_AKM.permute(2, 0, 1)
+    if by_anchor.is_contiguous():  # channels last: an anchor's classes lie together
+        return by_anchor.view(-1, classes).index_select(0, anchor_R).float()
     cell_R = anchor_R // per_cell
     return output_AKM[anchor_R - cell_R * per_cell, :, cell_R].float().contiguous()
 

@@ -74,7 +74,8 @@ def _level(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes [B, P, 4], logits [B, P] and labels [B, P] of one level's best pairs; a logit of -inf is no pair."""
     height_B1, width_B1 = sizes_B2[:, :1], sizes_B2[:, 1:]
-    best_BN = logits_BAKM.masked_fill(logits_BAKM.isnan(), -torch.inf).amax(2).float().mT.flatten(1)
+    # A copy of the level, for `amax` passes on what is not a number; to look whether there is any, the host would wait.
+    best_BN = logits_BAKM.nan_to_num(-torch.inf, torch.inf, -torch.inf).amax(2).float().mT.flatten(1)
     asked_BN = best_BN >= rule.lowest
     if not rule.padding_answers:
         asked_BN &= centred_inside(anchors_N4, (height_B1, width_B1))

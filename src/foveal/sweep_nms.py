@@ -3,7 +3,7 @@
 Of two boxes that overlap, one starts, from left to right, inside the other. So with the boxes sorted by class and left
 side those that start inside a box are one run of the list, and there is no D x D matrix. It goes so:
 
-1. The best eighth of the boxes compete. Those that stay have won for good.
+1. The best eighth of the boxes compete, or all if they do not crowd. Those that stay have won for good.
 2. The others that a winner overlaps too much go: in a crowd, nearly all.
 3. What is left competes.
 
@@ -33,6 +33,8 @@ _FEWEST_HEADS = 128
 _PAIRS_AT_ONCE = 2**15
 _MOST_PAIRS = 2**20
 """Heads with more pairs than this are divided: what the first ones displace need not be compared at all."""
+_FEW_A_BOX = 4
+"""Where boxes have so few pairs each, all compete at once: there is no crowd to let go before it is compared."""
 _FEW_PAIRS = 256
 """So few are gone through one by one."""
 
@@ -134,16 +136,18 @@ class _Runs:
 
 
 def _split(alive: _Boxes, wanted: int) -> tuple[_Boxes, _Boxes, _Runs]:
-    """The best `wanted` boxes, or fewer where they have too many pairs; the others; the pairs as runs."""
+    """The best `wanted` boxes, or all, or fewer, as they have few or too many pairs; the others; the pairs as runs."""
+    heads, others = alive, alive[np.empty(0, np.int64)]
+    most = _MOST_PAIRS if wanted >= len(alive) else _FEW_A_BOX * len(alive)
     while True:
-        heads, others = alive, alive[np.empty(0, np.int64)]
-        if wanted < len(alive):
-            bar = np.partition(alive.rank, wanted)[wanted]
-            heads, others = (alive[m.nonzero()[0]] for m in (alive.rank < bar, alive.rank >= bar))
         runs = _Runs.among(heads)
-        if len(heads) <= _FEWEST_HEADS or runs.count.sum() <= _MOST_PAIRS:
+        if len(heads) <= _FEWEST_HEADS or runs.count.sum() <= most:
             return heads, others, runs
-        wanted = max(_FEWEST_HEADS, len(heads) // 4)
+        if wanted >= len(heads):
+            wanted = max(_FEWEST_HEADS, len(heads) // 4)
+        bar = np.partition(alive.rank, wanted)[wanted]
+        heads, others = (alive[m.nonzero()[0]] for m in (alive.rank < bar, alive.rank >= bar))
+        most = _MOST_PAIRS
 
 
 def _rivals(heads: _Boxes, runs: _Runs, iou: float) -> tuple[Ints, Ints]:

@@ -1,11 +1,16 @@
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
+from benchmarks.memory import peak_bytes
+from foveal.anchors import Anchors
 from foveal.config import Config, preset
+from foveal.detections import Batch, Objects
 from foveal.engine.memory import check_memory, estimate_step_bytes
+from foveal.engine.step import make_optimiser, train_step
 from foveal.errors import TrainingError
 from foveal.model.retinanet import build_model
 
@@ -53,6 +58,18 @@ def test_what_does_not_fit_is_refused_with_what_helps(monkeypatch):
         "--train.batch-size 4",
     ):  # fmt: skip
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("mining", ["all", "ohem"])
+def test_the_estimate_is_a_close_bound_where_the_outputs_are_most_of_a_step(mining):
+    """Of 600 classes; torch's own memory at its peak, beside which the system's has some more."""
+    loss = {"mining": mining, "normaliser": "image"}
+    many = config().with_changes({"loss": loss, "model.pyramid_channels": 16, "model.head_channels": 16})
+    model, anchors = build_model(many, 600).train(), Anchors.from_config(many)
+    batch = Batch.pack([torch.zeros(3, 256, 256, dtype=torch.uint8)], [Objects.of([[10, 10, 60, 60]], [0])])
+    step = partial(train_step, model, make_optimiser(model, many.train), [batch], anchors, many, 1e-6)
+    step()
+    assert 1 < estimate_step_bytes(model, 1, (256, 256), mining != "all") / peak_bytes(step) < 1.6
 
 
 MEASURE = """

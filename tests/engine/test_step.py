@@ -7,6 +7,7 @@ from foveal.anchors import Anchors
 from foveal.config import Config, preset
 from foveal.detections import Batch, Objects
 from foveal.engine.step import make_optimiser, normalised, train_step
+from foveal.losses import fused
 from foveal.losses.total import LossSums
 from foveal.model.retinanet import RetinaNet, build_model
 
@@ -72,6 +73,17 @@ def test_a_step_does_what_a_plain_unfused_optimiser_does(optimiser):
         # Adam turns the rounding of a gradient near 0 into whole steps; mixed-up layouts would move every element.
         far = ((a - b).abs() > 1e-4 + 1e-3 * b.abs()).float().mean()
         assert far < 0.002, f"{name}: {far:.4f} of the elements"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("normaliser", ["batch", "image"])
+def test_a_step_goes_through_the_logits_once(normaliser, precision, monkeypatch):
+    """What backward will bring is known to the last bit before, so the gradient is ready when it comes."""
+    config, model, batch, anchors = setup(loss__normaliser=normaliser, train__precision=precision)
+    passes, one = [], fused._pass
+    monkeypatch.setattr(fused, "_pass", lambda *of: passes.append(of[1].shape) or one(*of))
+    train_step(model, make_optimiser(model, config.train), [batch], anchors, config, lr=1e-2)
+    assert len(passes) == len(anchors.levels)
 
 
 def test_micro_batches_of_one_picture_give_the_step_of_two():

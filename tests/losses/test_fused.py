@@ -151,15 +151,28 @@ def test_it_is_the_plain_path_over_dense_targets(
 def test_background_is_within_the_bounds_of_float64_for_every_logit(
     loss: ClassificationLoss, blocks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In blocks of neighbours, those far below 0 need no exponential; in one of all it is needed."""
+    """In blocks of neighbours, p says 1 - p exactly enough in those far below 0; in one of all it does not."""
     monkeypatch.setattr(file, "BLOCK", 1 << 10)
     wide = torch.tensor([0.0, 1e-3, 1.0, 12.0, 17.0, 18.0, 80.0, 88.0, 89.0, 104.0, 1e3, 1e4])
     logits = torch.cat([torch.linspace(-30, 30, 30_001), wide, -wide]).sort()[0]
     if isinstance(loss, Hinge):
         logits = logits[(torch.sigmoid(-logits.double()) - loss.margin).abs() > 1e-6]
-    for part in (logits[logits <= 80], logits):  # beyond, all of a block is the plain path's
+    for part in (logits[logits <= 80], logits):
         of = part[None, None, None] if blocks == "one" else part[None, None, :, None]
         agree(of, torch.ones(1), loss, NOWHERE, NOWHERE, torch.zeros(0, of.shape[2]))
+
+
+@pytest.mark.parametrize("loss", MEMBERS, ids=str)
+def test_equal_logits_add_up_in_blocks_of_their_real_size(
+    loss: ClassificationLoss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal summands are rounded the same way each time: a float32 sum one after the other would be off by 1e-4."""
+    monkeypatch.undo()
+    for logit in (-4.6, 0.3):
+        logits = torch.full((1, 1, 64, file.BLOCK // 32), logit)
+        expected = loss(torch.tensor(logit, dtype=torch.float64), 0.0) * logits.numel()
+        found = sums_of(logits, loss, NOWHERE, NOWHERE, torch.zeros(0, 64))
+        assert_close(found[0], expected, rtol=1e-6, atol=1e-12)
 
 
 # -- the ends of float32 -----------------------------------------------------------------------------------------------
@@ -167,7 +180,7 @@ def test_background_is_within_the_bounds_of_float64_for_every_logit(
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("loss", [*MEMBERS, Focal(PER_CLASS), CrossEntropy(PER_CLASS)], ids=str)
-def test_a_block_beyond_the_exponential_takes_the_plain_path(loss: ClassificationLoss, channels_last: bool) -> None:
+def test_logits_whose_exponential_is_no_float32(loss: ClassificationLoss, channels_last: bool) -> None:
     logits = in_layout(torch.linspace(-1e4, 1e4, 2 * 2 * 5 * 30).view(2, 2, 5, 30), channels_last)
     if isinstance(loss, Hinge):
         logits += 1
@@ -236,6 +249,23 @@ def test_a_second_backward_gives_the_same_and_touches_nothing_given_before(dtype
     assert torch.equal(first, kept)
     assert_close(second[0], 2 * first[0])
     assert_close(second[1], -first[1])
+
+
+@pytest.mark.parametrize("told", ["nothing", "right", "wrong", "zero"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_backward_will_bring_may_be_told_before(told: str, dtype: torch.dtype) -> None:
+    logits, of = leaf_and_arguments(dtype)
+    upstream = torch.tensor([0.25, 3.0])
+    before = {"nothing": None, "right": upstream, "wrong": upstream * 7, "zero": upstream * 0}[told]
+    sums = fused_sums([logits], *((part,) if isinstance(part, Places) else part for part in of), before)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(sums, logits, upstream.double())
+    _, expected = value_and_gradient(sums_of, logits.double(), upstream, *of)
+    assert_close(
+        gradient.double(),
+        expected,
+        rtol=max(2e-6, torch.finfo(dtype).eps),
+        atol=max(1e-12, 6e-8 * (dtype == torch.float16)),
+    )
 
 
 def test_a_second_consumer_adds_its_gradient_and_sees_the_logits_as_they_were() -> None:

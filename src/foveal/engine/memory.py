@@ -19,11 +19,14 @@ from foveal.model.retinanet import RetinaNet
 
 # Measured against the resident peak: what convolutions and the losses need beside the tensors kept for backward.
 WORKSPACE = 1.25
+# Buffers of the outputs' size: the outputs and their gradients; and what the plain loss, which mining needs, adds.
+OUTPUTS, PLAIN_LOSS = 2, 4
 
 
-def estimate_step_bytes(model: RetinaNet, images: int, shape: tuple[int, int]) -> int:
+def estimate_step_bytes(model: RetinaNet, images: int, shape: tuple[int, int], mining: bool = False) -> int:
     """Bytes that one forward and backward pass over `images` pictures of `shape` (H, W) keeps alive.
 
+    mining: whether the loss compares anchors, as every `loss.mining` but `all` does.
     Counted on the meta device: every tensor saved for the backward pass, the outputs and their gradients, and a
     gradient of every trained parameter. Nothing of that size is allocated. Of what the backbone computes twice only
     the largest segment counts, since one is alive at a time.
@@ -47,8 +50,9 @@ def estimate_step_bytes(model: RetinaNet, images: int, shape: tuple[int, int]) -
     predicted = sum(t.numel() * t.element_size() for t in (*outputs.logits, *outputs.deltas))
     held = sum(kept.values()) + max((sum(part.values()) for part in segments), default=0)
     largest = max((size for part in (kept, *segments) for size in part.values()), default=0)
-    # The plain loss holds about four buffers of the logits' size; the largest activation has a gradient as well.
-    return int(WORKSPACE * (held + largest + 4 * predicted + _trained_bytes(ghost)))
+    of_outputs = predicted * (OUTPUTS + PLAIN_LOSS if mining else OUTPUTS)
+    # The largest activation has a gradient as well.
+    return int(WORKSPACE * (held + largest + of_outputs + _trained_bytes(ghost)))
 
 
 def check_memory(
@@ -64,7 +68,7 @@ def check_memory(
     if device.type == "cuda":
         return _run_once(model, config, images, shape, try_step)
     moments = _trained_bytes(model) * (2 if config.train.optimiser == "adamw" else 1)
-    needed = estimate_step_bytes(model, images, shape) + moments
+    needed = estimate_step_bytes(model, images, shape, config.loss.mining != "all") + moments
     free = free_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if needed > free:
         raise TrainingError(_too_large(config, f"{images} pictures of {shape[0]} x {shape[1]}", needed, free))

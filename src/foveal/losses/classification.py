@@ -52,6 +52,7 @@ class ClassificationLoss(ABC):
         costs 0 and has a gradient of 0, whatever its logit and target are. All three broadcast to the logits' shape.
         Empty logits give an empty loss. Raises UsageError for targets outside 0 .. 1 (tensors are looked at on a CPU
         only, since a GPU would have to be waited for) and for shapes that do not fit.
+        torch.func's transforms are refused, with torch's error: differentiate with `torch.autograd` or `backward()`.
         `Focal()(log(9), 1)` is .25 x (1 - .9)^2 x -log .9 = .000263.
         """
         logits, targets, weight = checked(logits, targets, weight, keep)

@@ -26,9 +26,10 @@ from foveal.boxes import decode, paired_iou
 from foveal.config import LossConfig
 from foveal.detections import Batch
 from foveal.losses import triton_loss
+from foveal.losses.background import SURELY_BACKGROUND
 from foveal.losses.boxes import box_loss
 from foveal.losses.classification import ClassificationLoss, classification_loss
-from foveal.losses.fused import SURELY_BACKGROUND, Places, fused_sums, has_fast_path
+from foveal.losses.fused import Places, fused_sums, has_fast_path
 from foveal.losses.mining import keep_mask
 from foveal.matching import Match
 
@@ -61,7 +62,8 @@ def detector_loss(
 
     logits: L of [B, A*K, H, W], channel a*K + k. deltas: L of [B, A*4, H, W], channel a*4 + (dx, dy, dw, dh).
     A batch without objects has a box loss of 0 that still leads back to every delta. upstream_B: what the gradient of
-    the class sums will be, if that is known: a GPU then reads the logits once. A wrong one costs time, no correctness.
+    the class sums will be, if that is known: the gradient is then made with the value, and never gone through again. A
+    wrong one costs time, no correctness.
     """
     loss = classification_loss(config)
     levels = list(_levels(logits, deltas, anchors, match, batch))
@@ -70,8 +72,8 @@ def detector_loss(
     if all(triton_loss.takes(level, config) for level in logits):
         classification_B = _kernel_sums(logits, anchors, match, batch, config, upstream_B)
     else:
-        classification_B = _class_sums(levels, loss, config)
-    box_B = torch.stack([_box_sums(level, config) for level in levels]).sum(0)
+        classification_B = _class_sums(levels, loss, config, upstream_B)
+    box_B = _box_sums(levels, config)
     positives_B = match.positives_per_image().float()
     return LossSums(classification_B.float(), box_B.float(), positives_B, positives_B)
 
@@ -93,7 +95,7 @@ def anchor_losses(
     classification_BN = torch.cat([_flat(_by_anchor_loss(level, loss, config)) for level in levels], 1)
     box_P = torch.zeros(len(match.positive), device=classification_BN.device)
     for level in levels:
-        box_P = box_P.index_copy(0, level.index, _box_losses(level, config))
+        box_P = box_P.index_copy(0, level.index, _box_losses([level], config))
     return classification_BN, box_P
 
 
@@ -110,7 +112,7 @@ def per_level_terms(
     terms = []
     for number, level in zip(anchors.levels, _levels(logits, deltas, anchors, match, batch), strict=True):
         terms.append((number, "classification", _summed(_by_anchor_loss(level, loss, config))))
-        terms.append((number, "box", _box_sums(level, config)))
+        terms.append((number, "box", _box_sums([level], config)))
     return terms
 
 
@@ -170,12 +172,14 @@ def _split_by_level(anchor_X: Tensor, firsts: Sequence[int]) -> Sequence[Tensor]
     return order.split(edges.diff().tolist())
 
 
-def _class_sums(levels: Sequence[_Level], loss: ClassificationLoss, config: LossConfig) -> Tensor:
+def _class_sums(
+    levels: Sequence[_Level], loss: ClassificationLoss, config: LossConfig, upstream_B: Tensor | None
+) -> Tensor:
     """[B] float64."""
     if all(has_fast_path(level.logits) for level in levels):
         targets_PK = torch.cat([_targets(level, config) for level in levels])
         positive, ignored = [level.positive for level in levels], [level.ignored for level in levels]
-        return fused_sums([level.logits for level in levels], loss, positive, ignored, targets_PK)
+        return fused_sums([level.logits for level in levels], loss, positive, ignored, targets_PK, upstream_B)
     return torch.stack([_summed(_by_anchor_loss(level, loss, config)) for level in levels]).sum(0)
 
 
@@ -224,17 +228,20 @@ def _targets(level: _Level, config: LossConfig) -> Tensor:
     return targets * (1 - config.label_smoothing) + config.label_smoothing / classes
 
 
-def _box_sums(level: _Level, config: LossConfig, keep_P: Tensor | None = None) -> Tensor:
-    """[B] float64 over the positive anchors of a level, or over those of the batch's that are kept."""
-    loss_P = _box_losses(level, config).double()
+def _box_sums(levels: Sequence[_Level], config: LossConfig, keep_P: Tensor | None = None) -> Tensor:
+    """[B] float64 over the positive anchors of some levels, or over those of the batch's that are kept."""
+    loss_P = _box_losses(levels, config).double()
     if keep_P is not None:
-        loss_P = torch.where(keep_P[level.index], loss_P, 0.0)
-    return loss_P.new_zeros(len(level.deltas)).index_add(0, level.positive.image, loss_P)
+        loss_P = torch.where(keep_P[torch.cat([level.index for level in levels])], loss_P, 0.0)
+    image_P = torch.cat([level.positive.image for level in levels])
+    return loss_P.new_zeros(len(levels[0].deltas)).index_add(0, image_P, loss_P)
 
 
-def _box_losses(level: _Level, config: LossConfig) -> Tensor:
-    """[P] of a level's positive anchors."""
-    return box_loss(_own_deltas(level), level.anchors, level.boxes, config)
+def _box_losses(levels: Sequence[_Level], config: LossConfig) -> Tensor:
+    """[P] of the levels' positive anchors."""
+    own_P4 = torch.cat([_own_deltas(level) for level in levels])
+    anchors_P4, boxes_P4 = torch.cat([level.anchors for level in levels]), torch.cat([level.boxes for level in levels])
+    return box_loss(own_P4, anchors_P4, boxes_P4, config)
 
 
 def _mined(
@@ -260,7 +267,7 @@ def _mined(
     images_P = match.positive // match.num_anchors
     positives_B = torch.zeros(len(batch), device=flat_BN.device).index_add(0, images_P, keep_P.float())
     classification_B = torch.where(keep_BN, flat_BN, 0.0).sum(1, dtype=torch.float64)
-    box_B = torch.stack([_box_sums(level, config, keep_P) for level in levels]).sum(0)
+    box_B = _box_sums(levels, config, keep_P)
     counted_B = positives_B if config.mining == "ssd" else keep_BN.sum(1).float()
     return LossSums(classification_B.float(), box_B.float(), positives_B, counted_B)
 
