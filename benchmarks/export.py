@@ -52,7 +52,11 @@ def main() -> None:
     parser.add_argument("--name", help="what the lines call the network; default: the preset or the run's folder")
     parser.add_argument("--sizes", nargs="+", type=int, default=[320, 608])
     parser.add_argument("--seconds", type=float, default=20.0, help="for each size")
-    parser.add_argument("--files", type=Path, help="folder for the files; what is there already is used again")
+    parser.add_argument(
+        "--files",
+        type=Path,
+        help="folder for the files, one below it for each name; what is there already is used again",
+    )
     parser.add_argument("--table", action="store_true", help="write the table of docs/export.md and measure nothing")
     chosen = parser.parse_args()
     if not chosen.table:
@@ -62,12 +66,13 @@ def main() -> None:
 
 def measure(chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = chosen.files or Path(temporary)
+        name = chosen.name or (chosen.run.name if chosen.run else f"{chosen.preset}, random weights")
+        folder = (chosen.files or Path(temporary)) / name.replace("/", "_")  # files of one network are no other's
+        folder.mkdir(parents=True, exist_ok=True)
         run = chosen.run or random_run(chosen.preset, folder)
         write_files(read_run(run), folder)
         for size in chosen.sizes:
             rows = compared(run, folder, size, chosen.seconds)
-            name = chosen.name or (chosen.run.name if chosen.run else f"{chosen.preset}, random weights")
             told = {"versions": f"{versions()} {' '.join(version_of(name) for name in ('onnxruntime', 'openvino'))}"}
             replace_rows("export", [{"network": name, **row, **told} for row in rows], ("network", "size", "engine"))
 

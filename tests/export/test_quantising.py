@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import openvino
@@ -11,11 +12,11 @@ import foveal.export.quantising as quantising
 from foveal.cli import main
 from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import write_json
+from foveal.engine.checkpoint import read_run, write_json
 from foveal.errors import UsageError
 from foveal.export.exporting import export_run
 from foveal.export.formats import OpenVinoFile
-from foveal.export.quantising import LADDER, NETWORK, Attempt, Int8, Quantised, in_8_bits
+from foveal.export.quantising import LADDER, NETWORK, Attempt, Int8, Quantised, in_8_bits, material
 from foveal.runtime.exported import open_detector
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
@@ -48,7 +49,9 @@ def test_flags_that_do_not_go_together_are_refused(run, words, told, capsys):
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("settings", [{"pictures": 0}, {"max_drop": -1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"pictures": 0}, {"max_drop": -1.0}, {"max_drop": float("nan")}, {"max_drop": float("inf")}]
+)
 def test_settings_without_sense_are_refused(settings):
     with pytest.raises(UsageError, match="give one or more"):
         Int8(**settings)
@@ -71,16 +74,50 @@ def test_without_data_there_is_nothing_to_quantise_on(run, tmp_path, capsys):
     assert str(tmp_path / "gone") in capsys.readouterr().err
 
 
-def test_a_data_set_without_training_pictures_or_objects_to_measure_is_refused_before_the_work(run, tmp_path, capsys):
+def test_a_split_that_is_not_there_is_refused_before_the_work(run, tmp_path, capsys):
     pytest.importorskip("nncf")
     data = write_scenes(tmp_path / "scenes", {"train": 2, "val": 2}, size=96)
     words = ["export", str(run), "--format", "openvino", "--int8", "--data", str(data)]
     assert main([*words, "--split", "other"]) == 2
     assert "other" in capsys.readouterr().err
-    labels = json.loads((data / "val.json").read_text())
-    (data / "val.json").write_text(json.dumps({**labels, "annotations": []}))
+
+
+def test_data_where_no_ap_can_be_measured_is_refused_before_the_work(run, tmp_path, capsys):
+    pytest.importorskip("nncf")
+    data = write_scenes(tmp_path / "scenes", {"train": 2, "val": 2}, size=96)
+    words = ["export", str(run), "--format", "openvino", "--int8", "--data", str(data)]
     assert main(words) == 2
-    assert "no object in split 'val' to measure AP on; name another with --split" in capsys.readouterr().err
+    assert "no class in common" in capsys.readouterr().err
+
+    for split in ("train", "val"):
+        labels = json.loads((data / f"{split}.json").read_text())
+        for number, category in enumerate(labels["categories"]):
+            category["name"] = [*NAMES, *(f"digit {n}" for n in range(10))][number]
+        labels["annotations"] = [{**one, "iscrowd": 1} for one in labels["annotations"]]
+        (data / f"{split}.json").write_text(json.dumps(labels))
+    assert main(words) == 2
+    assert "no object in split 'val' to measure AP on (crowds do not count)" in capsys.readouterr().err
+
+
+def test_labels_of_another_folder_are_read_in_their_own_format_and_faulty_ones_left_out(run, tmp_path):
+    data = write_scenes(tmp_path / "scenes", {"train": 3, "val": 2}, size=96)
+    for split in ("train", "val"):
+        labels = json.loads((data / f"{split}.json").read_text())
+        for number, category in enumerate(labels["categories"]):
+            category["name"] = [*NAMES, *(f"digit {n}" for n in range(10))][number]
+        for one in labels["annotations"]:
+            one["category_id"] = labels["categories"][0]["id"]
+        labels["annotations"][0]["bbox"] = [10, 10, -5, -5]
+        (data / f"{split}.json").write_text(json.dumps(labels))
+    info = read_run(run)
+    info = replace(info, config=info.config.with_changes({"data.format": "voc"}))
+    found = material(info, Int8(data=data, pictures=2), data)
+    assert len(found.calibration) == 2
+    assert len(found.measured) == 2
+    assert found.notes == (
+        "val: skipped 1 faulty label and 0 unreadable pictures",
+        "train: skipped 1 faulty label and 0 unreadable pictures",
+    )
 
 
 class OneGroupedConvolution:

@@ -124,3 +124,18 @@ def test_classes_that_are_whole_numbers_are_names_in_arrow():
     found = from_arrow(pyarrow.table({**columns, **sides}))
     assert found["a"].class_names == found["b"].class_names == ("10", "7")
     assert sorted(found["a"].names) == ["10", "7"]
+
+
+def test_columns_that_are_no_plain_numbers_are_told():
+    row = {"path": ["a.png"], "x1": [1.0], "y1": [2.0], "x2": [3.0], "y2": [4.0], "class": ["cat"]}
+    with pytest.raises(DataError, match=r"score of row 0 is 1000.*; give numbers"):
+        from_pandas(pandas.DataFrame({**row, "score": [10**400]}))
+    with pytest.raises(DataError, match=r"score is a column of datetime64.*; give numbers"):
+        from_pandas(pandas.DataFrame({**row, "score": pandas.to_datetime(["2026-01-01"])}))
+    with pytest.raises(DataError, match="x1 is a column of complex128; give numbers"):
+        from_pandas(pandas.DataFrame({**row, "x1": [1 + 2j]}))
+    doubled = pandas.DataFrame(
+        [["a.png", 1, 1, 2, 3, 4, "cat"]], columns=["path", "x1", "x1", "y1", "x2", "y2", "class"]
+    )
+    with pytest.raises(DataError, match="two columns x1; leave one out"):
+        from_pandas(doubled)

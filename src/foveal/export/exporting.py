@@ -24,7 +24,7 @@ from foveal.errors import DataError, ExportError, UsageError
 from foveal.export.agreement import Agreement, agreement
 from foveal.export.formats import OnnxFile, OpenVinoFile, ProgramFile, ProgramSession, need
 from foveal.export.placing import files_of, folder_beside, publish
-from foveal.export.quantising import Int8, Quantised, check_installed, material, quantise
+from foveal.export.quantising import Int8, Quantised, check_installed, format_of, material, quantise
 from foveal.hub.addresses import address_of
 from foveal.model.retinanet import RetinaNet
 from foveal.runtime.description import Description, fingerprint
@@ -91,12 +91,12 @@ def export_run(
         need(extra)
     if int8 is not None:
         check_installed()
-    data = found = None
+    data, found, form = None, None, format_of(info, int8)
     if int8 is not None:  # what it lacks is told at once, not after the export of minutes
         data = int8.data or data_of(info, "data to quantise on", "give it with --data FOLDER")
         found = material(info, int8, data)
     detector = load(info.path, "cpu", which)
-    images = [to_array(picture, info.config.data.max_pixels) for picture in pictures or pictures_of(info, data)]
+    images = [to_array(picture, info.config.data.max_pixels) for picture in pictures or pictures_of(info, data, form)]
     expected = detector(images, min_score=info.config.inference.score_threshold)
     if not any(len(found) for found in expected):
         raise ExportError(
@@ -167,14 +167,15 @@ def data_of(info: RunInfo, wanted: str, ask: str) -> Path:
     return root
 
 
-def pictures_of(info: RunInfo, data_folder: Path | None = None) -> list[str]:
+def pictures_of(info: RunInfo, data_folder: Path | None = None, format: str | None = None) -> list[str]:
     """Up to eight pictures of the run's data or other, from all over its validation split if it has one."""
     ask = "give some of your own with --pictures"
     root = data_folder or data_of(info, "pictures to compare on", ask)
     data = info.config.data
+    form = format or data.format
     for split in (data.val_split, data.train_split):
         try:
-            table = read_data(root, split if split in splits_of(root, data.format) else None, data.format)
+            table = read_data(root, split if split in splits_of(root, form) else None, form)
         except (DataError, UsageError):
             continue
         if len(table):

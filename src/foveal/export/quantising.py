@@ -7,6 +7,7 @@ are known to suffer most go back to float32, a step of `LADDER` at a time, until
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from foveal.data.detect import read_data
 from foveal.data.table import Table
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import RunInfo
+from foveal.engine.class_names import match_classes
 from foveal.engine.evaluate import evaluate_detector
 from foveal.engine.usable import usable
 from foveal.errors import ExportError, UsageError
@@ -53,7 +56,7 @@ class Int8:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.pictures < 1 or self.max_drop < 0:
+        if self.pictures < 1 or not 0 <= self.max_drop < math.inf:
             raise UsageError(
                 f"{self.pictures} pictures to find ranges on, a drop of {self.max_drop:g} AP at most: give one or more "
                 "pictures, and a drop of 0 or more"
@@ -74,7 +77,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What became of AP (0 .. 100) on `split`; the last of `attempts` is the file."""
+    """What became of AP (0 .. 100) on `split`; the last of `attempts` is the file. notes: what was skipped."""
 
     split: str
     pictures: int
@@ -82,6 +85,7 @@ class Quantised:
     max_drop: float
     AP_before: float
     attempts: tuple[Attempt, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def drop(self) -> float:
@@ -96,21 +100,40 @@ class Quantised:
 
     def __str__(self) -> str:
         tried = "; ".join(str(attempt) for attempt in self.attempts)
-        return f"INT8 with {self.pictures} pictures: on {self.split} AP {self.AP_before:.1f} before, after: {tried}"
+        notes = "".join(f" ({note})" for note in self.notes)
+        return (
+            f"INT8 with {self.pictures} pictures: on {self.split} AP {self.AP_before:.1f} before, after: {tried}{notes}"
+        )
 
 
 @dataclass(frozen=True)
 class Material:
-    """Where AP is measured, and paths of training pictures that ranges are found on."""
+    """Where AP is measured, paths of training pictures that ranges are found on, and what of both was skipped."""
 
     measured: Table
     calibration: list[str]
+    notes: tuple[str, ...]
 
 
 def material(info: RunInfo, settings: Int8, data: Path) -> Material:
-    """What the settings mean in a data set; UsageError or DataError where it does not have it."""
-    split = settings.split or info.config.data.val_split
-    return Material(_table(info, data, split), _sample(info, data, settings))
+    """What the settings mean in a data set; UsageError or DataError where it does not have it.
+
+    Faulty labels and pictures that do not open are left out, as `foveal evaluate` leaves them out.
+    """
+    config, skipped = info.config.with_changes({"data.skip_bad": True}), list[str]()
+
+    def read(split: str) -> Table:
+        return usable(read_data(data, split, format_of(info, settings)), config, skipped.append)
+
+    measured = read(settings.split or config.data.val_split)
+    _check_objects(info, measured, data)
+    calibration = _sample(read(config.data.train_split), data, settings)
+    return Material(measured, calibration, tuple(dict.fromkeys(skipped)))
+
+
+def format_of(info: RunInfo, settings: Int8 | None) -> str:
+    """Of the labels: the run's own where they are those it was trained on, found anew in another folder."""
+    return info.config.data.format if settings is None or settings.data is None else "auto"
 
 
 def quantise(
@@ -134,7 +157,9 @@ def quantise(
         file.model = in_8_bits(float32, calibration, inputs_of(beside, told), kept)
         file.write(beside, told.as_metadata())
         attempts.append(Attempt(steps, _ap(beside, info, measured)))
-        result = Quantised(measured.split, len(calibration), settings.seed, settings.max_drop, before, tuple(attempts))
+        result = Quantised(
+            measured.split, len(calibration), settings.seed, settings.max_drop, before, tuple(attempts), found.notes
+        )
         if result.passed:
             return result
     best = max(attempts, key=lambda attempt: attempt.AP)
@@ -182,22 +207,21 @@ def check_installed() -> None:
         pass
 
 
-def _table(info: RunInfo, data: Path, split: str) -> Table:
-    config = info.config.data
-    table = read_data(data, split, config.format)
-    if not len(table.boxes):
-        raise UsageError(f"{data}: no object in split {split!r} to measure AP on; name another with --split")
-    return usable(table, info.config, lambda _: None)
-
-
-def _sample(info: RunInfo, data: Path, settings: Int8) -> list[str]:
-    """Paths of training pictures."""
-    config = info.config.data
-    table = usable(read_data(data, config.train_split, config.format), info.config, lambda _: None)
-    if not len(table):
+def _check_objects(info: RunInfo, table: Table, data: Path) -> None:
+    """UsageError unless AP can be measured: an object, no crowd, of a class that the run knows."""
+    run_label_of = match_classes(info.class_names, table.class_names).run_label_of
+    known = torch.tensor(run_label_of, dtype=torch.int64)[table.labels.long()] >= 0
+    if not (known & ~table.crowd).any():
         raise UsageError(
-            f"{data}: no picture in split {config.train_split!r} to find ranges on; give others with --data"
+            f"{data}: no object in split {table.split!r} to measure AP on (crowds do not count); "
+            "name another with --split"
         )
+
+
+def _sample(table: Table, data: Path, settings: Int8) -> list[str]:
+    """Paths of training pictures."""
+    if not len(table):
+        raise UsageError(f"{data}: no picture in split {table.split!r} to find ranges on; give others with --data")
     rows = np.random.default_rng(settings.seed).permutation(len(table))[: settings.pictures]
     return [str(table.path(row)) for row in rows.tolist()]
 
@@ -206,7 +230,7 @@ def _ap(file: Path, info: RunInfo, table: Table) -> float:
     session = open_session(file, "openvino")
     detector = detector_of(session, Description.of_metadata(session.metadata, file))
     ap = evaluate_detector(info, detector, table, table.split).numbers["AP"]
-    assert ap is not None  # the table has objects
+    assert ap is not None  # `_check_objects` has seen to it
     return 100 * ap
 
 

@@ -103,18 +103,23 @@ def _pictures(
 
 
 def _check_columns(there: Iterable[str]) -> None:
-    if missing := [name for name in ("path", *SIDES, "class") if name not in set(there)]:
+    names = list(there)
+    if missing := [name for name in ("path", *SIDES, "class") if name not in names]:
         raise DataError(f"the table has no column {', '.join(missing)}; give path, x1, y1, x2, y2, class and score")
+    if doubled := [name for name in ("path", *SIDES, "class", "score") if names.count(name) > 1]:
+        raise DataError(f"the table has two columns {doubled[0]}; leave one out")
 
 
 def _numbers(column: Any, name: str) -> np.ndarray:
     """A column of pandas or Arrow as float64; what is missing is NaN, and what is no number a DataError."""
+    if getattr(getattr(column, "dtype", None), "kind", "f") in "Mmc":  # numpy would make numbers of them
+        raise DataError(f"the table: {name} is a column of {column.dtype}; give numbers")
     try:
         if hasattr(column, "to_pylist"):
             return np.array(column.to_pylist(), dtype=np.float64)  # None becomes NaN
         numbers: np.ndarray = column.to_numpy(dtype=np.float64, na_value=np.nan)
         return numbers
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = (
             column.to_pylist()
             if hasattr(column, "to_pylist")
@@ -127,7 +132,7 @@ def _numbers(column: Any, name: str) -> np.ndarray:
 def _is_number(value: Any) -> bool:
     try:
         float(np.nan if value is None else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     return True
 
