@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 # The package with what it needs; on top of it what tests, linters and measurements need.
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
-# Tests at a time: the cores that this process may use.
-JOBS ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))")
+# Tests at a time: the cores that this process may use, or all of them where that is not told (macOS).
+JOBS ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())")
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 

@@ -74,6 +74,15 @@ def test_other_versions_are_installed_again(clone):
 
 
 def test_tests_run_on_every_core_that_this_process_may_use(clone):
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert f"-m pytest -n {cores}" in would_do(clone, "test").splitlines()[-1]
     assert "-m pytest -n 3" in would_do(clone, "test", "JOBS=3").splitlines()[-1]
+
+
+def test_without_a_number_of_ones_own_cores_every_core_is_taken(clone, monkeypatch):
+    """macOS does not say which cores a process may use."""
+    (clone / "sitecustomize.py").write_text(
+        "import os\nif hasattr(os, 'sched_getaffinity'): del os.sched_getaffinity\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(clone))
+    assert f"-m pytest -n {os.cpu_count()} " in would_do(clone, "test").splitlines()[-1]

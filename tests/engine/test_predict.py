@@ -10,6 +10,7 @@ from foveal.data.table import TableBuilder
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import save_tensors, write_description, write_json
 from foveal.engine.predict import Detector, detect_table, load, pick_device
+from foveal.engine.run_numbers import evaluation_at
 from foveal.errors import CheckpointError, ImageError, UsageError
 from foveal.model.retinanet import build_model
 
@@ -216,6 +217,12 @@ def test_the_last_weights_are_shown_from_their_own_threshold(tmp_path, caplog):
     last = load(run, "cpu", "last")
     assert (last.threshold, last.recommended) == (0.2, 0.2)
     assert not caplog.records
+
+
+def test_lines_of_metrics_that_are_no_objects_are_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 50, "AP": 0.4}\n[50]\n7\nnull\n"step"\n')
+    assert evaluation_at(tmp_path, 50) == {"AP": 0.4}
 
 
 def test_last_weights_without_a_threshold_say_what_stands_in(tmp_path, caplog):

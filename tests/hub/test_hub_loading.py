@@ -17,6 +17,7 @@ from foveal.config import load_config
 from foveal.engine.checkpoint import read_run
 from foveal.errors import CheckpointError, HubError, UsageError, WeightsError
 from foveal.hub.addresses import Address, address_of
+from foveal.hub.fetching import _note_commit
 from foveal.hub.pushing import push, write_published
 
 # huggingface_hub's own, when it uploads a large file.
@@ -125,6 +126,24 @@ def test_out_of_reach_what_was_fetched_before_is_loaded(pushed, monkeypatch):
     assert foveal.load(HERE).threshold == expected
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert foveal.load(HERE).threshold == expected
+
+
+def test_a_note_of_the_branch_that_cannot_be_read_stops_no_fetch(tmp_path, monkeypatch):
+    folder = tmp_path / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (tmp_path / "refs").mkdir()
+    note = tmp_path / "refs" / "main"
+    note.write_bytes(b"\xff\xfe")
+    _note_commit(folder, address_of(HERE))
+    assert note.read_text() == "abc"
+    note.write_text("another")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    _note_commit(folder, address_of(HERE))
 
 
 def test_out_of_reach_and_never_fetched_is_one_sentence(hub, monkeypatch):

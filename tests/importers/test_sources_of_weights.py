@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from foveal.errors import UsageError, WeightsError
 from foveal.importers import detectron2, fizyr, mmdetection, yhenon
 from foveal.importers.classes import COCO_CLASSES, classes_of
 from foveal.importers.importing import import_run
+from foveal.importers.mmdetection_config import check_head
 
 PICTURES = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -351,6 +353,39 @@ def test_mmdetections_thresholds_and_sizes_are_those_of_its_config(tmp_path):
     ],
 )
 def test_what_mmdetections_config_does_otherwise_is_refused(tmp_path, old, new, said):
+    assert CONFIG.count(old) == 1
+    with pytest.raises(WeightsError, match=re.escape(said)):
+        of_config(tmp_path, CONFIG.replace(old, new))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("told", ["1111111111," * 20 + "x", "1" + " " * 50_000 + "x"], ids=["digits", "spaces"])
+def test_a_list_that_is_hardly_one_is_refused_at_once(told, tmp_path):
+    start = time.perf_counter()
+    with pytest.raises(WeightsError, match="other anchors"):
+        check_head(tmp_path, f"anchor_generator=dict(ratios=[{told}])")
+    assert time.perf_counter() - start < 1
+
+
+def test_numbers_may_be_written_in_any_way():
+    text = "anchor_generator=dict(ratios=( .5,\n 1.,\n 20E-1, ), octave_base_scale=4.0)"
+    check_head(Path("a.pth"), text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("scale=(1333, 800)", "scale=(99999, 99999)", "data.size is 99999, more than the 8192"),
+        ("scale=(1333, 800)", "scale=(9000, 800)", "data.max_size is 9000, more than the 8192"),
+        (
+            "nms_pre=1000",
+            "nms_pre=999999999999",
+            "inference.candidates_per_level is 999999999999, more than the 100000",
+        ),
+        ("max_per_img=100", "max_per_img=100001", "inference.max_detections is 100001, more than the 100000"),
+    ],
+)
+def test_sizes_with_which_a_picture_could_take_any_memory_are_refused(old, new, said, tmp_path):
     assert CONFIG.count(old) == 1
     with pytest.raises(WeightsError, match=re.escape(said)):
         of_config(tmp_path, CONFIG.replace(old, new))

@@ -218,6 +218,16 @@ def test_a_target_that_is_not_finite_is_told_by_the_loss() -> None:
     assert bool(QualityFocal()(torch.zeros(1), torch.tensor([math.nan])).isnan())
 
 
+# torch.compile makes an object of every autograd function, which torch itself advises against.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("loss", [Focal(), CrossEntropy(0.75), QualityFocal()], ids=str)
+def test_a_loss_compiles_as_one_graph(loss: ClassificationLoss) -> None:
+    logits, targets = torch.tensor([[-3.0, 0.5], [1.0, 9.0]], requires_grad=True), torch.tensor([[0.0, 1.0], [0.3, 0]])
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x, t: loss(x, t).sum(), fullgraph=True, backend="eager")
+    assert_close(compiled(logits, targets), loss(logits, targets).sum())
+
+
 def test_an_alpha_for_each_class_wants_the_classes_last() -> None:
     maps = torch.zeros(2, 3, 5, 5)
     with pytest.raises(UsageError, match=r"alpha has 3 numbers.*\[2, 3, 5, 5\].*movedim\(1, -1\)"):

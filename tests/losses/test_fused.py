@@ -251,6 +251,16 @@ def test_a_second_backward_gives_the_same_and_touches_nothing_given_before(dtype
     assert_close(second[1], -first[1])
 
 
+def test_what_was_told_may_be_changed_before_backward() -> None:
+    logits, of = leaf_and_arguments(torch.float32)
+    told, upstream = torch.tensor([1.0, 2.0]), torch.tensor([4.0, 8.0])
+    sums = fused_sums([logits], *((part,) if isinstance(part, Places) else part for part in of), told)  # type: ignore[arg-type]
+    told.mul_(4)
+    (gradient,) = torch.autograd.grad(sums, logits, upstream.double())
+    _, expected = value_and_gradient(sums_of, logits.double(), upstream, *of)
+    assert_close(gradient.double(), expected, rtol=2e-6, atol=1e-12)
+
+
 @pytest.mark.parametrize("told", ["nothing", "right", "wrong", "zero"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_what_backward_will_bring_may_be_told_before(told: str, dtype: torch.dtype) -> None:

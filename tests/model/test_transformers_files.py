@@ -178,6 +178,11 @@ def test_a_network_of_very_many_layers_is_refused_before_one_is_made(kind, chang
     assert "asks for 1,000,000,00" in refused(with_config(kind, tmp_path, change))
 
 
+def test_a_class_called_after_a_player_is_no_number_of_layers(tmp_path):
+    names = {"label2id": {"a player": 10_000}, "id2label": {"10000": "a player"}}
+    describe(with_config("resnet", tmp_path, names))
+
+
 def with_config(kind: str, folder: Path, change: dict[str, Any]) -> str:
     """A tiny model's folder with other numbers, which transformers itself could not count to."""
     name = folder_of(kind, folder)

@@ -129,6 +129,60 @@ def test_a_packed_archive_is_not_unpacked(tmp_path, monkeypatch):
         read_tensors(tmp_path / "bomb.pth")
 
 
+def stored(structure: bytes, padding: int = 0, packing: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", structure, packing)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/padding", b" " * padding)
+    return buffer.getvalue()
+
+
+def two_in_one() -> bytes:
+    """17 MB packed small where the end says that the directory is, which torch believes; zipfile takes what is last."""
+    packed, plain = stored(bytes(17 * 2**20), packing=zipfile.ZIP_DEFLATED), b"\x80\x02}."
+    alike = stored(plain, len(packed) - len(stored(plain)))
+    return packed[:-22] + alike
+
+
+def saved() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"a": torch.zeros(3)}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        two_in_one(),
+        saved() + saved(),
+        saved()[:-34] + bytes(8) + saved()[-26:],
+        saved()[:-2] + b"\x01\x00 ",
+    ],
+    ids=["two archives", "two of torch's", "a locator of another record", "a comment"],
+)
+def test_an_archive_with_two_directories_is_not_handed_to_torch(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(torch._C, "PyTorchFileReader", lambda *_: pytest.fail("was handed to torch"))
+    (tmp_path / "bomb.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"bomb\.pth: its directory is not where its end says"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+def test_of_what_torch_finds_no_more_is_read_than_a_state_dict_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.model.torch_files._is_one_directory", lambda *_: True)
+    (tmp_path / "bomb.pth").write_bytes(two_in_one())
+    with pytest.raises(WeightsError, match="holds 17,825,792 bytes beside its tensors"):
+        read_tensors(tmp_path / "bomb.pth")
+
+
+def test_an_archive_without_records_of_64_bits_is_read(tmp_path):
+    """Which zipfile writes, and torch reads as well as its own."""
+    with zipfile.ZipFile(io.BytesIO(saved())) as theirs, zipfile.ZipFile(tmp_path / "plain.pth", "w") as archive:
+        for entry in theirs.infolist():
+            archive.writestr(entry.filename, theirs.read(entry))
+    assert_close(read_tensors(tmp_path / "plain.pth"), {"a": torch.zeros(3)})
+
+
 def test_a_file_larger_than_any_network_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("foveal.model.weights.MAX_BYTES", 100)
     torch.save({"a": torch.zeros(100)}, tmp_path / "large.pth")

@@ -22,7 +22,7 @@ def evaluation_at(folder: Path, step: int | None) -> dict[str, float]:
             found = json.loads(line)
         except ValueError:  # torn by a stop
             continue
-        if found.get("step") == step and "AP" in found:
+        if isinstance(found, dict) and found.get("step") == step and "AP" in found:
             return {name: found[name] for name in NUMBERS if isinstance(found.get(name), int | float)}
     return {}
 

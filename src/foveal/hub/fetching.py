@@ -52,9 +52,11 @@ def _note_commit(folder: Path, address: Address) -> None:
     branch = address.revision or "main"
     note = folder.parents[1] / "refs" / branch
     beside = note.with_name(f".{note.name}.part")
-    if branch == folder.name or (note.is_file() and note.read_text() == folder.name):
+    if branch == folder.name:
         return
     with suppress(OSError):
+        if note.is_file() and note.read_bytes() == folder.name.encode():
+            return
         note.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(folder.name)
         os.replace(beside, note)

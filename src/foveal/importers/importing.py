@@ -22,6 +22,7 @@ import foveal
 from foveal.config import Config
 from foveal.engine.checkpoint import RunInfo, read_run, save_tensors, write_description
 from foveal.errors import CheckpointError, ConfigError, UsageError, WeightsError
+from foveal.hub.strangers import beyond_limits
 from foveal.importers import deepforest, detectron2, fizyr, mmdetection, torchvision, yhenon
 from foveal.importers.classes import Classes, classes_of
 from foveal.importers.converted import ANCHORS, Converted, check_finite, complete, network_of, outputs_of
@@ -107,11 +108,18 @@ def _config(path: Path, network: Mapping[str, Any], settings: Mapping[str, Any])
     try:
         # The whole network's weights are the run's; none are wanted for the backbone alone.
         start = {"model.weights": "none"}
-        return Config().with_changes(
+        config = Config().with_changes(
             {**start, **{f"model.{name}": value for name, value in network.items()}, **settings}
         )
     except ConfigError as error:
         raise WeightsError(f"{path}: is a network that cannot be set up here ({error}); check what it is of") from None
+    if (beyond := beyond_limits(config)) is not None:
+        setting, value, most = beyond
+        raise WeightsError(
+            f"{path}: its {setting} is {value}, more than the {most} that is allowed to a stranger; if you trust the "
+            "file, put a smaller value into the config that it holds"
+        )
+    return config
 
 
 def _write(

@@ -40,7 +40,8 @@ _TEST = {
     "nms_pre": "inference.candidates_per_level",
     "max_per_img": "inference.max_detections",
 }
-_NUMBER = r"-?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?"
+# No text may match in two ways: of a list that is none, each would be tried with each of the next number's.
+_NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _STEPS = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|[()\[\]{},]")
 
 
@@ -123,9 +124,10 @@ def _value(value: str, usual: object) -> object:
     """A list as numbers, a word as itself, to be compared with what is usual."""
     if not isinstance(usual, tuple):
         return value.strip("'\"").removeprefix("mmdet.")
-    if not re.fullmatch(rf"[\[(]?\s*{_NUMBER}(?:\s*,\s*{_NUMBER}){{0,20}}\s*,?\s*[\])]?", value):
+    compact = "".join(value.split())
+    if not re.fullmatch(rf"[\[(]?{_NUMBER}(?:,{_NUMBER}){{0,20}},?[\])]?", compact):
         return value
-    return tuple(float(number) for number in re.findall(_NUMBER, value))
+    return tuple(float(number) for number in re.findall(_NUMBER, compact))
 
 
 def _is_positive(value: str | None) -> bool:

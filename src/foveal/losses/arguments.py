@@ -47,6 +47,12 @@ def checked(
 
 
 def _check_range(targets: Tensor | float) -> None:
+    """Refuses targets outside 0 .. 1: numbers, and tensors on a CPU; other devices would have to be waited for.
+
+    Under torch.compile nothing is refused, as a look at the values would break its graph.
+    """
+    if torch.compiler.is_compiling():
+        return
     if not isinstance(targets, Tensor):
         low, high = targets, targets
     elif targets.numel() and targets.device.type == "cpu" and targets.dtype != torch.bool:

@@ -51,7 +51,7 @@ class ClassificationLoss(ABC):
         targets: 0 .. 1 in any dtype, bool too; no gradient flows to them. weight: factor. keep: bool; what is not kept
         costs 0 and has a gradient of 0, whatever its logit and target are. All three broadcast to the logits' shape.
         Empty logits give an empty loss. Raises UsageError for targets outside 0 .. 1 (tensors are looked at on a CPU
-        only, since a GPU would have to be waited for) and for shapes that do not fit.
+        only, since a GPU would have to be waited for, and not under torch.compile) and for shapes that do not fit.
         torch.func's transforms are refused, with torch's error: differentiate with `torch.autograd` or `backward()`.
         `Focal()(log(9), 1)` is .25 x (1 - .9)^2 x -log .9 = .000263.
         """

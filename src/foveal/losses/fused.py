@@ -61,6 +61,8 @@ def fused_sums(
     one costs time, no correctness. No gradient is computed under no_grad or where none is needed. Differentiate with
     `torch.autograd` or `backward()`: torch.func's transforms refuse it, as they do the plain path.
     """
+    if upstream_B is not None:
+        upstream_B = upstream_B.detach().clone()  # the caller may change it before backward compares
     wanted = torch.is_grad_enabled() and any(level.requires_grad for level in logits)
     return cast(Tensor, _FusedSums.apply(loss, positive, ignored, targets_PK, wanted, upstream_B, *logits))
 

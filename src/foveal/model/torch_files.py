@@ -27,6 +27,9 @@ ZIPPED = b"PK\x03\x04"
 BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """What torch's files begin with, now and before version 1.6."""
 
+_END_BYTES = 56 + 20 + 22
+"""Of an archive's end: the record of 64 bits, its locator and the end record."""
+
 _ALONE = (
     "it could run a stranger's code, so save its state dict alone, as .safetensors or with "
     "torch.save(model.state_dict(), path)"
@@ -87,7 +90,15 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
             _check_entries(path, size, entries)
             structures = [archive.read(entry) for entry in entries if _is_structure(entry)]
-        structures.append(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))  # as torch.load will find it
+            file.seek(max(0, size - _END_BYTES))
+            if not _is_one_directory(file.read(_END_BYTES), size, archive.start_dir):
+                raise WeightsError(
+                    f"{path}: its directory is not where its end says, or something follows it, and it is not opened; "
+                    "torch.save writes no such file, so fetch it from where it was published"
+                )
+        reader = torch._C.PyTorchFileReader(str(path))  # which finds what torch.load will
+        _check_structure(path, reader.get_record_size("data.pkl"))
+        structures.append(reader.get_record("data.pkl"))
     except WeightsError:
         raise
     except Exception as error:  # whatever damaged bytes lead to
@@ -102,15 +113,35 @@ def _check_entries(path: Path, size: int, entries: list[zipfile.ZipInfo]) -> Non
             f"{path}: is a TorchScript program, which is code and is not run; if you trust it, save its state dict: "
             "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
         )
-    structure = sum(entry.file_size for entry in entries if _is_structure(entry))
-    if structure > MAX_STRUCTURE_BYTES:
-        raise WeightsError(f"{path}: holds {structure:,} bytes beside its tensors; give its state dict alone")
+    _check_structure(path, sum(entry.file_size for entry in entries if _is_structure(entry)))
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise WeightsError(
             f"{path}: would unpack to {unpacked:,} bytes from {size:,} and is not opened; torch.save packs nothing, so "
             "fetch it from where it was published"
         )
+
+
+def _is_one_directory(end: bytes, size: int, start: int) -> bool:
+    """Whether torch finds an archive's directory at `start`, where zipfile found it: they look for it differently.
+
+    end: the file's last bytes: a record of 64 bits and the locator that points at it, which both may be missing, and
+    the end record. zipfile takes the directory that ends at the first of them, wherever they say that it begins, and
+    never asks the locator; torch takes their word.
+    """
+    end = end.rjust(_END_BYTES, b"\0")
+    record, locator, last = end[:56], end[56:76], end[76:]
+    if last[:4] != b"PK\x05\x06" or last[20:] != b"\0\0":  # the length of a comment, in which another may stand
+        return False
+    if locator[:4] != b"PK\x06\x07":
+        return int.from_bytes(last[16:20], "little") == start
+    found = int.from_bytes(locator[8:16], "little"), int.from_bytes(record[48:], "little")
+    return record[:4] == b"PK\x06\x06" and found == (size - _END_BYTES, start)
+
+
+def _check_structure(path: Path, structure: int) -> None:
+    if structure > MAX_STRUCTURE_BYTES:
+        raise WeightsError(f"{path}: holds {structure:,} bytes beside its tensors; give its state dict alone")
 
 
 def _is_structure(entry: zipfile.ZipInfo) -> bool:
