@@ -21,7 +21,7 @@ import foveal.model.resnet
 from benchmarks.peers import inputs
 from benchmarks.peers.worker import Job, Numbers
 from foveal.anchors import Anchors
-from foveal.config import Config
+from foveal.config import Config, LossConfig
 from foveal.decoding import decode
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import run_weights
@@ -174,9 +174,17 @@ JOBS: dict[str, Callable[[Numbers], Job]] = {
 }
 
 
-def plain_loss(*given: Any) -> LossSums:
-    """`detector_loss` by its plain path, which goes level by level."""
-    terms, matched = per_level_terms(*given), given[3]
+def plain_loss(
+    logits: list[Tensor],
+    deltas: list[Tensor],
+    anchors: Anchors,
+    matched: Match,
+    batch: Batch,
+    config: LossConfig,
+    upstream_B: Tensor | None = None,
+) -> LossSums:
+    """`detector_loss` by its plain path, which goes level by level; its gradient waits for the way back."""
+    terms = per_level_terms(logits, deltas, anchors, matched, batch, config)
     summed = {name: torch.stack([sums for _, kind, sums in terms if kind == name]).sum(0) for name in TERMS}
     positives = matched.positives_per_image().float()
     return LossSums(summed["classification"].float(), summed["box"].float(), positives, positives)

@@ -89,7 +89,7 @@ def test_the_plain_loss_is_the_detectors_loss():
     matched = foveal_side.match(anchors, batch, config.assignment)
     shapes = anchors.feature_shapes(64, 64)
     logits, deltas = ([torch.randn(2, 9 * wide, *shape) for shape in shapes] for wide in (3, 4))
-    arguments = (logits, deltas, anchors, matched, batch, config.loss)
+    arguments = (logits, deltas, anchors, matched, batch, config.loss, torch.ones(2))  # as `train_step` gives them
     ours, plain = foveal_side.detector_loss(*arguments), foveal_side.plain_loss(*arguments)
     for name in ("classification", "box", "positives", "counted"):
         assert_close(getattr(plain, name), getattr(ours, name), rtol=1e-6, atol=0)
