@@ -40,7 +40,7 @@ def measured(study: Study) -> str:
 
 
 def _of_scale(study: Study, scale: str) -> Study:
-    return replace(study.at(scale), rows=study.chosen(None, scale))
+    return replace(study.at(scale), rows=study.chosen(None, scale), paper_baseline=None)
 
 
 def _group(

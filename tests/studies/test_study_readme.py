@@ -11,6 +11,7 @@ from studies.readme import BEGIN, END, measured, write_measured
 from studies.results import line_of, outcome_of, read_results, write_results
 from studies.runs import Outcome
 from studies.table1b_gamma.run import STUDY as TABLE_1B
+from studies.table1e_depth_scale.run import STUDY as TABLE_1E
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = [importlib.import_module(f"studies.{path.parent.name}.run") for path in sorted(ROOT.glob("studies/*/run.py"))]
@@ -139,3 +140,13 @@ def test_each_readme_says_what_its_result_csv_says(study):
         assert f"{BEGIN}\n\n{measured(study)}\n{END}" in text
     else:
         assert "Not run yet" in text
+
+
+def test_a_study_with_other_rows_at_each_scale_has_a_table_of_either(tmp_path):
+    shutil.copy(TABLE_1E.folder / "paper.csv", tmp_path)
+    study = dataclasses.replace(TABLE_1E, folder=tmp_path)
+    record(study, {"MobileNetV2, 128 px": [31.0], "MobileNetV2, 160 px": [30.0]})
+    record(study, {"ResNet-50, 600 px": [34.0], "ResNet-50, 800 px": [36.0]}, scale="paper", data="COCO")
+    text = measured(study)
+    assert "against MobileNetV2, 160 px: +1.0 AP" in text
+    assert "against ResNet-50, 600 px: +2.0 AP" in text
