@@ -107,17 +107,15 @@ def _config(path: Path, name: str) -> Config:
             "loaded from a stranger; download the run with its folder backbone, look at both, and give the folder if "
             "you trust it"
         )
-    if (beyond := beyond_limits(config)) is not None:
-        setting, value, most = beyond
+    if beyond := beyond_limits(config):
         raise CheckpointError(
-            f"{name}: its {setting} is {printable(value)}, more than the {most} that is allowed to a "
-            "stranger; download it, look at config.yaml, and give the folder if you trust it"
+            f"{name}: {beyond}; download it, look at config.yaml, and give the folder if you trust it"
         )
     return config
 
 
-def beyond_limits(config: Config, apart: str = "") -> tuple[str, int, int] | None:
-    """The first setting with which a picture could take any amount of memory: its name, value, and the most allowed.
+def beyond_limits(config: Config, apart: str = "") -> str:
+    """What is said of the first setting with which a picture could take any amount of memory; empty if there is none.
 
     apart: a setting that may have any value.
     """
@@ -125,8 +123,10 @@ def beyond_limits(config: Config, apart: str = "") -> tuple[str, int, int] | Non
     settings = {**flat_settings(config), "data.longest": config.data.longest}
     for setting, most in _MOST.items():
         if setting != apart and settings[setting] > most:
-            return setting, settings[setting], most
-    return None
+            return (
+                f"its {setting} is {printable(settings[setting])}, more than the {most} that is allowed to a stranger"
+            )
+    return ""
 
 
 def _json(path: Path, kind: Any, name: str) -> Any:

@@ -113,11 +113,9 @@ def _config(path: Path, network: Mapping[str, Any], settings: Mapping[str, Any])
         )
     except ConfigError as error:
         raise WeightsError(f"{path}: is a network that cannot be set up here ({error}); check what it is of") from None
-    if (beyond := beyond_limits(config)) is not None:
-        setting, value, most = beyond
+    if beyond := beyond_limits(config):
         raise WeightsError(
-            f"{path}: its {setting} is {value}, more than the {most} that is allowed to a stranger; if you trust the "
-            "file, put a smaller value into the config that it holds"
+            f"{path}: {beyond}; if you trust the file, put a smaller value into the config that it holds"
         )
     return config
 

@@ -78,11 +78,8 @@ class Description:
         ) as error:  # fmt: skip
             raise WeightsError(f"{path}: its metadata cannot be read ({error}); export the run again") from None
         # How many pixels a picture may have is the user's own wish where the run was; it takes no memory by itself.
-        if (beyond := beyond_limits(told.config, apart="data.max_pixels")) is not None:
-            setting, value, most = beyond
-            raise WeightsError(
-                f"{path}: its {setting} is {value}, more than the {most} that is allowed; it is not used"
-            )
+        if beyond := beyond_limits(told.config, apart="data.max_pixels"):
+            raise WeightsError(f"{path}: {beyond}; it is not used")
         return told
 
     def _check(self) -> None:
