@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from studies.study import Row, Study
+from studies.table3_fl_star.run import STUDY as TABLE_3
 
 STUDY = Study(
     folder=Path(__file__).resolve().parent,
     title="Section 5.1: the hinge loss",
     rows=(
-        Row("CE", {"loss.name": "balanced_cross_entropy", "loss.alpha": 0.75}),
-        Row("FL", {"loss.name": "focal", "loss.gamma": 2.0, "loss.alpha": 0.25}),
+        *TABLE_3.chosen(("CE", "FL")),
         Row("hinge", {"loss.name": "hinge", "loss.margin": 0.5}),
     ),
     baseline="FL",
