@@ -361,10 +361,10 @@ def test_what_mmdetections_config_does_otherwise_is_refused(tmp_path, old, new, 
 
 @pytest.mark.parametrize("told", ["1111111111," * 20 + "x", "1" + " " * 50_000 + "x"], ids=["digits", "spaces"])
 def test_a_list_that_is_hardly_one_is_refused_at_once(told, tmp_path):
-    start = time.perf_counter()
+    start = time.process_time()  # of the processor: what else the machine does says nothing
     with pytest.raises(WeightsError, match="other anchors"):
         check_head(tmp_path, f"anchor_generator=dict(ratios=[{told}])")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_numbers_may_be_written_in_any_way():
