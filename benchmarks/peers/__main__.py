@@ -3,8 +3,8 @@
 Each side is a process of its own. Both run in the environment that has torchvision, so both have one build of torch;
 with --own-environment Foveal runs in the one that this command runs in. Before a work is timed, the answers are
 compared. `fresh` memory is what processes get by default: large blocks are mapped anew each time. With `reused` both
-sides keep what was freed. What ran replaces its rows in results/peers.csv; a training step's parts go to
-results/parts.csv.
+sides keep what was freed, `as run` only Foveal, as its commands do. What ran replaces its rows in results/peers.csv; a
+training step's parts go to results/parts.csv.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.common import replace_rows
 from benchmarks.peers.agreement import RULES, DisagreementError
 from benchmarks.peers.driver import ROOT, Contest, Worker, WorkerError, contest, prepared
-from benchmarks.peers.works import FRESH, GROUPS, QUICK, REUSED, WORKS, Work
+from benchmarks.peers.works import AS_RUN, FRESH, GROUPS, QUICK, REUSED, WORKS, Work
 
 OURS, THEIRS = "benchmarks.peers.foveal_side", "benchmarks.peers.torchvision_side"
 PARTS = ("folding", "channels_last", "fast_loss", "fast_matching", "reused_memory")
@@ -95,7 +95,8 @@ class Pool:
 
     def both(self, memory: str) -> tuple[Worker, Worker]:
         """Ours and theirs."""
-        return self.worker(self.sides[0], memory), self.worker(self.sides[1], memory)
+        ours, theirs = (REUSED, FRESH) if memory == AS_RUN else (memory, memory)
+        return self.worker(self.sides[0], ours), self.worker(self.sides[1], theirs)
 
     def about(self) -> dict[str, Any]:
         """Columns of a row: the threads of each side, and what both run on."""

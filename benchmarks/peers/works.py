@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-FRESH, REUSED = "fresh", "reused"
+FRESH, REUSED, AS_RUN = "fresh", "reused", "as run"
+"""With freed memory: as processes come; both sides keep it; Foveal keeps it, as its commands do, and the peer is as it
+comes."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def _works() -> Iterator[Work]:
         for kind in ("random", "clustered"):
             yield Work("nms", "nms", f"{count:,} boxes, {kind}", {"boxes": count, "kind": kind}, (REUSED,))
     yield Work("anchors", "anchors", "608 px", {"side": 608}, (REUSED,))
-    yield Work("image", "image", "one picture of 608 px", {"side": 608})
+    yield Work("image", "image", "one picture of 608 px", {"side": 608}, (FRESH, REUSED, AS_RUN))
     for side in (320, 608):
         for objects in (20, 300):
             yield Work(

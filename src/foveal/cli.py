@@ -17,6 +17,7 @@ from contextlib import redirect_stderr
 from dataclasses import MISSING, fields
 from typing import Any
 
+from foveal.engine.allocator import keep_freed_memory
 from foveal.errors import FovealError, UsageError
 
 HELP = """\
@@ -95,7 +96,10 @@ def _run(words: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(f"there is no command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
-    return int(_parse(COMMANDS[name], name, rest).run())
+    command = _parse(COMMANDS[name], name, rest)
+    # Commands go over picture after picture, in a process that is theirs.
+    keep_freed_memory()
+    return int(command.run())
 
 
 def _parse(command: type, name: str, words: list[str]) -> Any:

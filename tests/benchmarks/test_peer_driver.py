@@ -13,7 +13,7 @@ import pytest
 from benchmarks.peers.__main__ import Pool, compare
 from benchmarks.peers.driver import Worker, WorkerError, contest, prepared
 from benchmarks.peers.worker import Job, Side, serve
-from benchmarks.peers.works import GROUPS, QUICK, REUSED, WORKS, Work
+from benchmarks.peers.works import AS_RUN, FRESH, GROUPS, QUICK, REUSED, WORKS, Work
 
 FAST, SLOW = "tests.benchmarks.stand_in", "tests.benchmarks.slow_stand_in"
 
@@ -131,6 +131,13 @@ def test_a_side_that_fails_leaves_a_row_without_times_and_the_next_work_is_done(
     assert failed["agreement"] == "WorkerError: slow_stand_in: ValueError: no such shape"
     assert "times_faster" not in failed
     assert done["times_faster"] > 0
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(FRESH, [None, None]), (REUSED, ["0", "0"]), (AS_RUN, ["0", None])])
+def test_who_keeps_freed_memory(memory, kept):
+    with Pool(sys.executable, sys.executable, 0, sides=(FAST, SLOW)) as pool:
+        told = prepared(pool.both(memory), "environment", {}, 60)
+    assert [side["answer"]["mmap_max"] for side in told] == kept
 
 
 def test_two_sides_that_disagree_are_not_timed(chosen, monkeypatch):
