@@ -1,4 +1,4 @@
-"""Tables 1a and 1b: does the best alpha fall as gamma rises? Command, numbers and what was measured: README.md."""
+"""Alpha by gamma: whether the best alpha falls as gamma rises. Command, numbers and what was measured: README.md."""
 
 from pathlib import Path
 
