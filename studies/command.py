@@ -170,7 +170,7 @@ def run(
     if more := further_table(study, further, paper):
         console.print(more)
     # The console has the runs of today's code; README.md has all that result.csv has kept.
-    kept = [outcome for _, outcome in outcomes_in(study.folder / "result.csv") if plan.has(outcome)]
+    kept = [outcome.code for _, outcome in outcomes_in(study.folder / "result.csv") if plan.has(outcome)]
     for said in (*sentences(study, results, paper), different_code(kept)):
         if said:
             console.print(said, markup=False, highlight=False)

@@ -51,7 +51,7 @@ def _group(
     paper: Mapping[str, PaperRow],
 ) -> str:
     outcomes = [outcome for by_seed in results.values() for outcome in by_seed.values()]
-    warning = different_code(outcomes)
+    warning = different_code(outcome.code for outcome in outcomes)
     heads = ("row", "paper", "ours", "seeds", f"against {study.baseline}", "diverged", "last loss")
     lines = [
         f"AP / AP50 / AP75 at scale {scale} on {data}, means over seeds:",

@@ -74,9 +74,9 @@ def outcomes_in(path: Path) -> list[tuple[str, Outcome]]:
     ]
 
 
-def different_code(outcomes: Iterable[Outcome]) -> str:
-    """A sentence where the runs of one table were not trained by the same code; empty where they were."""
-    runs = Counter(outcome.code or "not recorded" for outcome in outcomes)
+def different_code(codes: Iterable[str]) -> str:
+    """A sentence where the runs of one table, a code each, were not trained by the same; empty where they were."""
+    runs = Counter(code or "not recorded" for code in codes)
     if len(runs) < 2:
         return ""
     (first, number), *others = sorted(runs.items())

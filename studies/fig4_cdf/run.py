@@ -20,7 +20,7 @@ from foveal.errors import TrainingError, UsageError
 from studies.command import Plan, by_row, finish_all
 from studies.drawing import COLOURS, panels, save, write_points
 from studies.report import circumstances
-from studies.results import write_results
+from studies.results import different_code, read_results, write_results
 from studies.runs import Finished
 from studies.study import Study
 from studies.table1b_gamma.run import STUDY as TABLE_1B
@@ -37,6 +37,8 @@ STUDY = Study(
     rows=TABLE_1B.chosen(["gamma 0", "gamma 2"]),
     baseline="gamma 2",
 )
+SAME = ("row", "seed", "scale", "data", "side", "gamma")
+"""Two lines of result.csv that agree in these are of one run, side and loss."""
 USUAL = ("gamma 2",)
 """The paper's model. The run with cross entropy is measured too where table 1b has finished it, or with --rows."""
 
@@ -74,13 +76,21 @@ def run(
     measured = [measure(done, reporter) for done in usable]
     drawn = [one for one in measured if one.run.row == baseline]
     lines = [line for one in measured for line in _lines(one)]
-    same = ("row", "seed", "scale", "data", "side", "gamma")
-    write_results(folder / "result.csv", lines, [row.name for row in plan.study.rows], same)
+    write_results(folder / "result.csv", lines, [row.name for row in plan.study.rows], SAME)
     write_points(folder / "points.csv", points([one.found for one in drawn]))
     save(_figure(drawn), folder / "figure.png")
     console.print(_table(measured, folder))
+    if said := different_code(_codes(plan)):
+        console.print(said, markup=False, highlight=False)
     console.print(f"{folder / 'result.csv'}, points.csv and figure.png", markup=False, highlight=False, soft_wrap=True)
     return measured
+
+
+def _codes(plan: Plan) -> list[str]:
+    """Those of the runs that result.csv has of this scale and these data, once each."""
+    wanted = (plan.scale.label, plan.data.name)
+    lines = [line for line in read_results(plan.study.folder / "result.csv") if (line["scale"], line["data"]) == wanted]
+    return list({(line["row"], line["seed"]): line["code"] for line in lines}.values())
 
 
 def _of(row: str, runs: Sequence[Finished]) -> list[Finished]:
@@ -116,6 +126,7 @@ def _lines(one: Measured) -> list[dict[str, object]]:
             "elements": one.found.elements(side),
             **{name: _percent(share, 2) for name, share in zip(SHARES, one.shares(side, loss), strict=True)},
             "config": outcome.key,
+            "code": outcome.code,
             "commit": outcome.commit,
             "machine": outcome.machine,
             "date": outcome.date,

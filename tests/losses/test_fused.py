@@ -303,13 +303,14 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda x: sums_of(x, Focal(), positive, ignored, targets), (logits,))
 
 
+@pytest.mark.parametrize("loss", [Focal(), FocalStar()], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_one_tensor_of_the_logits_size_is_made_and_without_a_gradient_none(
-    channels_last: bool, monkeypatch: pytest.MonkeyPatch
+    channels_last: bool, loss: ClassificationLoss, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file, "BLOCK", 1 << 12)
     logits = in_layout(torch.randn(2, 9, 20, 2000) - 3, channels_last)
-    of = (Focal(), indices([[0, 1, 29], [1, 8, 2]]), indices([[1, 1, 7]]), torch.eye(20)[:2])
+    of = (loss, indices([[0, 1, 29], [1, 8, 2]]), indices([[1, 1, 7]]), torch.eye(20)[:2])
 
     def forward() -> Tensor:
         return sums_of(logits, *of)

@@ -74,20 +74,49 @@ def test_a_soft_sum_is_within_a_millionth(loss: ClassificationLoss, target: floa
     assert_close(loss(CONSTANTS, full).double(), loss(CONSTANTS.double(), full.double()), rtol=1e-6, atol=NORMAL)
 
 
-@pytest.mark.parametrize(
-    ("loss", "bound"),
-    [
-        (Focal(), 1e-6),
-        (Focal(gamma=5.0), 1e-6),
-        (CrossEntropy(), 1e-6),
-        # The fast path rounds gamma x + beta to float32 and leaves it there.
-        (FocalStar(), 3e-6),
-        (FocalStar(gamma=5.0, beta=2.0), 5e-6),
-    ],
-    ids=str,
-)
-def test_the_fast_path_of_equal_logits_is_within_its_bound(loss: ClassificationLoss, bound: float) -> None:
+def fast(logits_X: Tensor, loss: ClassificationLoss, planes: bool) -> tuple[Tensor, Tensor]:
+    """The fast path's sum and gradient, of logits that are all background, for two classes that have them both."""
+    logits = torch.stack([logits_X, logits_X])[None, None]  # [1, 1, K, X]
+    logits = logits if planes else logits.movedim(3, 1).contiguous().movedim(1, 3)
+    leaf = logits.requires_grad_()
+    sums = fused_sums([leaf], loss, [NOWHERE], [NOWHERE], torch.zeros(0, 2))
+    (gradient,) = torch.autograd.grad(sums.sum(), leaf)
+    return sums, gradient[0, 0]
+
+
+def holds(logits_X: Tensor, loss: ClassificationLoss, planes: bool) -> None:
+    sums, gradient_KX = fast(logits_X, loss, planes)
+    exact_X = logits_X.double()
+    absolute = 1e-7 * len(logits_X) if isinstance(loss, Hinge) else NORMAL * len(logits_X)
+    assert_close(sums, 2 * loss(exact_X, 0.0).sum()[None], rtol=1e-6, atol=2 * absolute)
+    assert_close(gradient_KX.double(), loss.derivative(exact_X, 0.0).expand(2, -1), rtol=2e-6, atol=1e-12)
+
+
+FAST = [*MEMBERS, Hinge(), QualityFocal(5.0), Varifocal(gamma=5.0)]
+each_layout = pytest.mark.parametrize("planes", [True, False], ids=["contiguous", "channels_last"])
+
+
+@each_layout
+@pytest.mark.parametrize("loss", FAST, ids=str)
+def test_the_fast_path_of_equal_logits_is_within_a_millionth(loss: ClassificationLoss, planes: bool) -> None:
     for logit in CONSTANTS[::20].tolist():
-        logits = torch.full((1, 1, 2, 8), logit)
-        found = fused_sums([logits], loss, [NOWHERE], [NOWHERE], torch.zeros(0, 2))
-        assert_close(found, loss(logits.double(), 0.0).sum()[None], rtol=bound, atol=16 * NORMAL)
+        holds(torch.full((8,), logit), loss, planes)
+
+
+@each_layout
+@pytest.mark.parametrize("loss", FAST, ids=str)
+def test_the_fast_path_of_a_whole_block_of_equal_logits_is_within_a_millionth(
+    loss: ClassificationLoss, planes: bool
+) -> None:
+    for logit in (-7.56, 3.1):
+        holds(torch.full((1 << 17,), logit), loss, planes)
+
+
+@each_layout
+@pytest.mark.parametrize("highest", [16.0, 0.5])
+@pytest.mark.parametrize("loss", FAST, ids=str)
+def test_the_fast_path_of_unequal_logits_is_within_a_millionth(
+    loss: ClassificationLoss, highest: float, planes: bool
+) -> None:
+    """With probabilities near 1, and with none."""
+    holds(torch.linspace(-16, highest, 3201), loss, planes)

@@ -120,6 +120,48 @@ def test_it_is_the_sum_over_dense_targets(settings: dict[str, Any], layout: torc
     assert_close(by_anchor(gradient), slope, rtol=2e-6, atol=1e-12)
 
 
+EQUAL: list[dict[str, Any]] = [
+    *({"gamma": gamma} for gamma in (0.0, 0.1, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.7, 5.0)),
+    {"name": "cross_entropy"},
+    *(
+        {"name": "focal_star", "gamma": gamma, "beta": beta}
+        for gamma, beta in ((2.0, 1.0), (4.0, 0.0), (0.1, -1.0), (4.7, 1.3), (5.0, 2.0))
+    ),
+]
+
+
+def sums_of_equal(values: Tensor, target: float, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """Sums of eight logits of each value, an image each, and the gradient of one of them."""
+    logits = values[:, None, None, None].repeat(1, 1, 2, 4).to(DEVICE).requires_grad_()
+    labels = torch.full((len(values), 8), 0 if target else BACKGROUND, dtype=torch.int16, device=DEVICE)
+    sums = level_loss(logits, labels, config, torch.ones(len(values), device=DEVICE))
+    return sums.detach().cpu(), gradient_of(sums, logits)[:, 0, 0, 0].cpu().double()
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize("settings", EQUAL, ids=str)
+def test_equal_logits_are_within_a_millionth(
+    settings: dict[str, Any], target: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their roundings do not cancel."""
+    monkeypatch.setattr(triton_loss, "BLOCK", 8)
+    config, loss = LossConfig(**settings), classification_loss(LossConfig(**settings))
+    values = torch.linspace(-16, 16, 50)
+    sums, gradient = sums_of_equal(values, target, config)
+    assert_close(sums, 8 * loss(values.double(), target), rtol=1e-6, atol=8 * torch.finfo(torch.float32).tiny)
+    assert_close(gradient, loss.derivative(values.double(), target), rtol=2e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_fl_star_of_equal_half_precision_logits_is_within_a_millionth_too(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_loss, "BLOCK", 8)
+    config, values = LossConfig(name="focal_star", gamma=5.0, beta=2.0), torch.linspace(-16, 16, 50).to(dtype)
+    expected = 8 * classification_loss(config)(values.double(), 0.0)
+    assert_close(sums_of_equal(values, 0.0, config)[0], expected, rtol=1e-6, atol=8 * torch.finfo(torch.float32).tiny)
+
+
 @each_layout
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("settings", [{}, {"gamma": 0.5}], ids=str)

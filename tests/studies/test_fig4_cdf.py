@@ -19,7 +19,8 @@ from foveal.losses import Focal
 from foveal.matching import BACKGROUND
 from studies.command import Plan, main
 from studies.fig4_cdf import run as fig4
-from studies.results import read_results
+from studies.keys import code_key
+from studies.results import read_results, write_results
 
 
 def of_background(logits: list[float]):
@@ -89,6 +90,30 @@ def test_two_seeds_end_in_a_table_two_files_and_a_figure(plan):
     for name, values in columns.items():
         assert (values[0], values[-1]) == (pytest.approx(0, abs=1e-5), 1)
         assert (np.diff(values) >= 0).all(), name
+
+
+def test_lines_say_what_code_their_run_was_trained_by_and_two_versions_are_told(plan):
+    measured(plan)
+    file = plan.study.folder / "result.csv"
+    lines = read_results(file)
+    assert {line["code"] for line in lines} == {code_key()}
+    # A third seed, of a version before; and one of other data, which is another figure.
+    older = [line | {"seed": "2", "code": "7654321"} for line in lines if line["seed"] == "0"]
+    elsewhere = [line | {"data": "others", "code": "0000000"} for line in lines]
+    write_results(file, [*older, *elsewhere], ["gamma 0", "gamma 2"], fig4.SAME)
+    said = io.StringIO()
+    measured(plan, said=said)
+    runs = sorted([(code_key(), 2), ("7654321", 1)])
+    told = f"{runs[0][0]}: {runs[0][1]} run{'s' * (runs[0][1] > 1)}, {runs[1][0]}: {runs[1][1]}"
+    assert "These runs stem from 2 versions of the code of losses, matching and anchors" in said.getvalue()
+    assert f"({told})" in " ".join(said.getvalue().split())
+
+
+def test_every_line_that_is_committed_has_the_code_of_its_run():
+    lines, table = read_results(fig4.STUDY.folder / "result.csv"), read_results(fig4.TABLE_1B.folder / "result.csv")
+    of_run = {line["config"]: line["code"] for line in table}
+    assert lines
+    assert all(line["code"] == of_run[line["config"]] for line in lines)
 
 
 def test_more_gamma_puts_more_of_the_loss_into_the_hardest(plan):

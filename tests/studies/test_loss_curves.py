@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,19 @@ def test_figures_5_and_6_by_hand_at_x_t_0():
     assert [points[f"d {name}"][middle] for name in fig5_6.MEMBERS] == pytest.approx(slopes)
 
 
-def test_the_background_of_a_fresh_net_weighs_what_the_document_says():
-    assert background_share(0.75, 0.0) == pytest.approx(132, rel=0.01)
-    assert background_share(0.25, 2.0) == pytest.approx(1 / 8, rel=0.06)
-    assert "132 times" in LOSSES
-    assert "an eighth" in LOSSES
+@pytest.mark.parametrize(
+    ("gamma", "alpha", "told"), [(0.0, 0.75, "132"), (0.5, 0.5, "40"), (1.0, 0.25, "12"), (2.0, 0.25, ".12")]
+)
+def test_the_background_of_a_fresh_net_weighs_what_the_document_says(gamma, alpha, told):
+    assert background_share(alpha, gamma) == pytest.approx(float(told), rel=0.01)
+    cells = [f"{number:g}".lstrip("0") or "0" for number in (gamma, alpha)]
+    assert re.search(rf"^\| {re.escape(cells[0])} \| {re.escape(cells[1])} \|.* {re.escape(told)} \|", LOSSES, re.M)
+
+
+@pytest.mark.parametrize(("gamma", "alpha"), [(0.0, 0.5), (0.5, 0.75), (2.0, 0.25)])
+def test_the_documents_formula_is_the_losses(gamma, alpha):
+    assert 395 * (1 - alpha) / alpha / 99**gamma == pytest.approx(background_share(alpha, gamma), rel=0.002)
+    assert "395 * (1 - alpha) / alpha / 99^gamma" in LOSSES
 
 
 def test_every_picture_of_the_losses_is_drawn_by_a_study_and_small(tmp_path, monkeypatch):

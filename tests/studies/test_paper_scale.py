@@ -17,6 +17,7 @@ from tiny_study import in_folder
 from foveal.config import differences, load_config
 from foveal.data.scenes import write_scenes
 from studies import scales
+from studies.alpha_gamma.run import STUDY as ALPHA_GAMMA
 from studies.command import main
 from studies.fig2_speed import run as fig2
 from studies.fig4_cdf import run as fig4
@@ -62,6 +63,7 @@ ROWS = [
     (FIGURE_7, "FL* gamma 1, beta -1"),
     (PRIOR, "CE, pi 0.01"),
     (HINGE, "hinge"),
+    (ALPHA_GAMMA, "gamma 1, alpha 0.5"),
 ]
 
 

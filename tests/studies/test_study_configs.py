@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ NAMES = (
     "fig7_beta_gamma",
     "prior",
     "hinge",
+    "alpha_gamma",
 )
 WITHOUT_ROWS_OF_THEIR_OWN = ("fig2_speed", "fig4_cdf")
 STUDIES: dict[str, Study] = {name: importlib.import_module(f"studies.{name}.run").STUDY for name in NAMES}
@@ -122,6 +124,9 @@ def test_paper_csv_has_rows_of_the_study_and_the_baseline(study):
         ("table2_stages", "one stage, SSD 1:3", (None, None, None)),
         ("table3_fl_star", "FL* gamma 4, beta 0", (33.9, 51.8, 36.4)),
         ("prior", "CE, pi 0.01", (30.2, 46.7, 32.8)),
+        ("alpha_gamma", "gamma 1, alpha 0.25", (33.7, 52.0, 36.2)),
+        ("alpha_gamma", "gamma 2, alpha 0.5", (33.6, None, None)),
+        ("alpha_gamma", "gamma 1, alpha 0.75", (None, None, None)),
     ],
 )
 def test_the_papers_numbers(study, row, expected):
@@ -151,6 +156,7 @@ def test_tables_share_their_common_rows():
         ("prior", "FL, pi 0.01"),
         ("hinge", "FL"),
         ("table1e_depth_scale", "MobileNetV2, 160 px"),
+        ("alpha_gamma", "gamma 2, alpha 0.25"),
     ):
         assert differences(gamma_2, config_of(study, row)) == []
     at_paper_scale = config_of("table1e_depth_scale", "ResNet-50, 600 px", PAPER)
@@ -165,8 +171,22 @@ def test_tables_share_their_common_rows():
         ("hinge", "CE"),
     ):
         assert differences(balanced, config_of(study, row)) == []
+    for alpha in ("0.25", "0.5", "0.75"):
+        assert config_of("alpha_gamma", f"gamma 0, alpha {alpha}") == config_of("table1a_alpha", f"alpha {alpha}")
+    assert config_of("alpha_gamma", "gamma 1, alpha 0.25") == config_of("table1b_gamma", "gamma 1")
     assert config_of("table1a_alpha", "alpha 0.5") == config_of("prior", "CE, pi 0.01")
     assert config_of("table3_fl_star", "FL* gamma 4, beta 0") == config_of("fig7_beta_gamma", "FL* gamma 4, beta 0")
+
+
+def test_each_gamma_has_its_alphas_compared_with_one_another_once():
+    study = STUDIES["alpha_gamma"]
+    compared = {(row.name, study.baseline) for row in study.rows if row.name != study.baseline} | {*study.pairs}
+    assert len(study.rows) == 9
+    for gamma in ("0", "1", "2"):
+        names = [f"gamma {gamma}, alpha {alpha}" for alpha in ("0.25", "0.5", "0.75")]
+        both_ways = [((a, b) in compared, (b, a) in compared) for a, b in itertools.combinations(names, 2)]
+        assert [sum(ways) for ways in both_ways] == [1, 1, 1]
+    assert len(compared) == len(study.rows) - 1 + len(study.pairs)
 
 
 def test_a_scale_has_its_own_rows_and_baseline():

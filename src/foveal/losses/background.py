@@ -37,7 +37,7 @@ Hole = tuple[slice, int, Tensor]
 """Rows of a block, a dimension, and an index along it: logits of anchors that are not background."""
 
 Buffers = tuple[Tensor, Tensor, Tensor]
-"""Three of a block's shape, in the dtype of the arithmetic."""
+"""Three of a block's shape, in the dtype of the `arithmetic`."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Background:
         if isinstance(alpha, tuple):
             return cls(loss, weights=tuple(1 - one for one in alpha))
         return cls(loss, 1 - alpha)
+
+    def arithmetic(self, logits: torch.dtype) -> torch.dtype:
+        """float64 for FL*, whose gamma x + beta float32 rounds by 5e-6 of the loss; else float32 (float64 stays)."""
+        exact = logits == torch.float64 or isinstance(self.loss, FocalStar)
+        return torch.float64 if exact else torch.float32
 
     def of_rows(self, per_cell: int, planes: bool, dtype: torch.dtype) -> Tensor | None:
         """The classes' weights to multiply [R, W] with: [R, 1] or [1, W]."""

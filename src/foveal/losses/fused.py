@@ -28,7 +28,7 @@ from foveal.losses.background import Background, Buffers, Hole
 from foveal.losses.classification import ClassificationLoss
 
 BLOCK = 1 << 19
-"""Logits that go through all steps at a time, 2 MB: smaller ones leave torch's threads waiting for each other."""
+"""float32 numbers that go through all steps at a time, 2 MB: less leaves torch's threads waiting for each other."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def fused_sums(
 ) -> Tensor:
     """[B] float64 class loss of each image over all levels, differentiable once.
 
-    logits: L of [B, A, K, X], any float dtype; arithmetic is float32 (float64 for float64). targets_PK: what the logits
-    of the levels' positive anchors should say, 0 .. 1. upstream_B: what backward will bring, if that is known; a wrong
-    one costs time, no correctness. No gradient is computed under no_grad or where none is needed. Differentiate with
-    `torch.autograd` or `backward()`: torch.func's transforms refuse it, as they do the plain path.
+    logits: L of [B, A, K, X], any float dtype; arithmetic is float32 (float64 for float64, and for FL*). targets_PK:
+    what the logits of the levels' positive anchors should say, 0 .. 1. upstream_B: what backward will bring, if that is
+    known; a wrong one costs time, no correctness. No gradient is computed under no_grad or where none is needed.
+    Differentiate with `torch.autograd` or `backward()`: torch.func's transforms refuse it, as they do the plain path.
     """
     if upstream_B is not None:
         upstream_B = upstream_B.detach().clone()  # the caller may change it before backward compares
@@ -131,7 +131,7 @@ def _pass(
     background: Background, logits: Tensor, skipped: _Skipped, slopes: Tensor | None, upstream: Sequence[float]
 ) -> Tensor:
     """[B] float64 sums of the background loss; `slopes` is filled with its derivative times the images' `upstream`."""
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    dtype = background.arithmetic(logits.dtype)
     if not logits.numel():
         return torch.zeros(len(logits), dtype=torch.float64)
     planes = logits.is_contiguous()
@@ -159,7 +159,7 @@ def _rows(logits_BAKX: Tensor, planes: bool) -> Tensor:
 def _blocks(rows_BRW: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, int, Buffers]]:
     """Ranges of rows, as equal as they get, with three buffers of their shape."""
     _, count, width = rows_BRW.shape
-    height = max(1, math.ceil(count / max(1, round(count * width / BLOCK))))
+    height = max(1, math.ceil(count / max(1, round(count * width * dtype.itemsize / 4 / BLOCK))))
     a, b, c = torch.empty(3, height * width, dtype=dtype)
     for first in range(0, count, height):
         last = min(count, first + height)

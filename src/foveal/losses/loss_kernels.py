@@ -7,7 +7,8 @@ hold nothing but background. A look at the labels of its few anchors sends such 
 Arithmetic is float32 on log p_t, as in `classification.py`, and x_t and p_t mean what they mean there. While a GPU
 moves the four bytes of one logit and its gradient it has time for some forty instructions, so both sigmoids and both
 logarithms come from one exponential, one reciprocal and one polynomial: 33 instructions a logit for gamma = 2, as
-compiled for compute capability 9.0.
+compiled for compute capability 9.0. float32 logits have twice the time, and six instructions more: with them the
+exponential is exact to its last digits for any logit (`_power_of_2`).
 
 Letters: B images, K classes.
 """
@@ -16,6 +17,8 @@ import triton
 import triton.language as tl
 
 _LOG2E = tl.constexpr(1.4426950408889634)
+_LN2 = tl.constexpr(0.6931471805599453)
+_FAR = tl.constexpr(1e3)  # where sigmoid(-x) is 0 and infinity less infinity is not yet asked for
 _BACKGROUND = tl.constexpr(-1)
 _IGNORED = tl.constexpr(-2)
 
@@ -61,13 +64,15 @@ def loss_kernel(
     # Behind the end lies what as background costs nothing, whatever the loss.
     x = tl.load(logits + image * elements + place, mask=exists, other=-float("inf")).to(tl.float32)
 
+    # An exponent of 30 is rounded to 1e-6, and e^-30 with it. Half precision has no time for better, but for FL*'s.
+    EXACT: tl.constexpr = logits.dtype.element_ty == tl.float32 or LOSS == "focal_star"
     only_background = False
     if CHANNELS_LAST and not PER_CLASS:
         near = first // CLASSES + tl.arange(0, NEAR)
         near_label = tl.load(labels + near, mask=near < elements // CLASSES, other=_BACKGROUND)
         only_background = tl.max(tl.where(near_label == _BACKGROUND, 0, 1)) == 0
     if only_background:
-        value, steepness = _of_margin(-x, beta, margin, LOSS, GAMMA, PTX)
+        value, steepness = _of_margin(-x, beta, margin, LOSS, GAMMA, EXACT, PTX)
         total = tl.sum(value) * alpha_background
         gradient = steepness * (alpha_background * scale)
     else:
@@ -91,14 +96,14 @@ def loss_kernel(
         background = tl.where(label == _IGNORED, 0.0, background)
         if SMOOTHED:
             target = tl.where(label >= 0, smoothing / CLASSES, 0.0) + tl.where(label == own, 1 - smoothing, 0.0)
-            value_1, steepness_1 = _of_margin(x, beta, margin, LOSS, GAMMA, PTX)
-            value_0, steepness_0 = _of_margin(-x, beta, margin, LOSS, GAMMA, PTX)
+            value_1, steepness_1 = _of_margin(x, beta, margin, LOSS, GAMMA, EXACT, PTX)
+            value_0, steepness_0 = _of_margin(-x, beta, margin, LOSS, GAMMA, EXACT, PTX)
             positive *= target
             background *= 1 - target
             value = positive * value_1 + background * value_0
             gradient = (background * steepness_0 - positive * steepness_1) * scale
         else:
-            value, steepness = _of_margin(tl.where(label == own, x, -x), beta, margin, LOSS, GAMMA, PTX)
+            value, steepness = _of_margin(tl.where(label == own, x, -x), beta, margin, LOSS, GAMMA, EXACT, PTX)
             value *= tl.where(label == own, positive, background)
             gradient = steepness * tl.where(label == own, -positive, background) * scale
         total = tl.sum(value)
@@ -110,34 +115,48 @@ def loss_kernel(
 
 
 @triton.jit
-def _of_margin(x_t, beta, margin, LOSS: tl.constexpr, GAMMA: tl.constexpr, PTX: tl.constexpr):
+def _of_margin(x_t, beta, margin, LOSS: tl.constexpr, GAMMA: tl.constexpr, EXACT: tl.constexpr, PTX: tl.constexpr):
     """The loss as a function of x_t, without alpha_t, and how steeply it falls: -d loss / d x_t, >= 0."""
     if LOSS == "focal_star":
-        _, rest, cost, _ = _sigmoids(GAMMA * x_t + beta, PTX)
-        value, steepness = cost / GAMMA, rest
+        z, lost = _line(x_t, beta, GAMMA)
+        _, rest, log = _sigmoids(z, tl.where(z >= 0, lost, -lost), EXACT, PTX)
+        value, steepness = (tl.maximum(-z, 0.0) + log) / GAMMA, rest
     elif LOSS == "hinge":
-        p_t, rest, _, _ = _sigmoids(x_t, PTX)
+        p_t, rest, _ = _sigmoids(x_t, 0.0, False, PTX)  # a difference, and off by its rounding
         # A GPU's maximum of NaN and 0 is 0, unless it is told: a broken net would cost nothing.
         value = tl.maximum(margin - p_t, 0.0, propagate_nan=tl.PropagateNan.ALL)
         steepness = tl.where(p_t < margin, p_t * rest, 0.0)
     elif LOSS == "focal" and GAMMA != 0:
-        p_t, rest, cost, opposite = _sigmoids(x_t, PTX)
+        p_t, rest, log = _sigmoids(x_t, 0.0, EXACT, PTX)
+        cost = tl.maximum(-x_t, 0.0) + log
         if GAMMA == 2:
             modulator = rest * rest
+        elif EXACT:
+            near = tl.minimum(tl.maximum(x_t, 0.0), _FAR)
+            opposite = near + log
+            modulator = _power_of_2(opposite, log - (opposite - near), -GAMMA * _LOG2E)
         else:
-            modulator = tl.exp2(opposite * (-GAMMA * _LOG2E))
+            modulator = tl.exp2((tl.maximum(x_t, 0.0) + log) * (-GAMMA * _LOG2E))
         value = modulator * cost
         steepness = modulator * (GAMMA * p_t * cost + rest)
     else:
-        _, rest, cost, _ = _sigmoids(x_t, PTX)
-        value, steepness = cost, rest
+        _, rest, log = _sigmoids(x_t, 0.0, EXACT, PTX)
+        value, steepness = tl.maximum(-x_t, 0.0) + log, rest
     return value, steepness
 
 
 @triton.jit
-def _sigmoids(x, PTX: tl.constexpr):
-    """sigmoid(x), sigmoid(-x), -log sigmoid(x), -log sigmoid(-x): each to a few units in the last place."""
-    e = tl.exp2(tl.abs(x) * -_LOG2E)
+def _sigmoids(x, lost, EXACT: tl.constexpr, PTX: tl.constexpr):
+    """sigmoid(x), sigmoid(-x), -log sigmoid(|x|): each to a few units in the last place.
+
+    lost: what |x| lost when it was rounded, counted where EXACT. Otherwise exp(-|x|) is off by as much as float32
+    rounds its exponent, 1e-6 at an |x| of 16.
+    """
+    if EXACT:
+        far = tl.minimum(tl.abs(x), _FAR, propagate_nan=tl.PropagateNan.ALL)
+        e = _power_of_2(far, lost, -_LOG2E)
+    else:
+        e = tl.exp2(tl.abs(x) * -_LOG2E)
     if PTX:
         # As good as the division, which spends four more instructions on denominators that this is not.
         larger = tl.inline_asm_elementwise(
@@ -158,6 +177,31 @@ def _sigmoids(x, PTX: tl.constexpr):
     log = log * e + 0.9999999403953552
     log = log * e
     positive = x >= 0
-    p = tl.where(positive, larger, smaller)
-    q = tl.where(positive, smaller, larger)
-    return p, q, tl.maximum(-x, 0.0) + log, tl.maximum(x, 0.0) + log
+    return tl.where(positive, larger, smaller), tl.where(positive, smaller, larger), log
+
+
+@triton.jit
+def _power_of_2(x, lost, FACTOR: tl.constexpr):
+    """2^(FACTOR (x + lost)) for a finite x, to a few units in the last place however large the exponent is."""
+    # FACTOR as two float32. What float32 rounds off a product, a fused multiply-add tells exactly.
+    BIG: tl.constexpr = FACTOR * 536870913.0  # 2^29 + 1
+    HIGH: tl.constexpr = BIG - (BIG - FACTOR)
+    LOW: tl.constexpr = FACTOR - HIGH
+    exponent = x * HIGH
+    rounding = tl.fma(x, HIGH, -exponent) + (x * LOW + lost * HIGH)
+    power = tl.exp2(exponent)
+    return power + power * (rounding * _LN2)
+
+
+@triton.jit
+def _line(x, beta, GAMMA: tl.constexpr):
+    """GAMMA x + beta, and what it lost when it was rounded, which no longer counts beyond a million."""
+    BIG: tl.constexpr = GAMMA * 536870913.0
+    HIGH: tl.constexpr = BIG - (BIG - GAMMA)
+    LOW: tl.constexpr = GAMMA - HIGH
+    near = tl.minimum(tl.maximum(x, -1e6), 1e6)  # infinity less infinity is no number
+    product = near * HIGH
+    z = product + beta
+    added = z - product
+    lost = tl.fma(near, HIGH, -product) + near * LOW + ((product - (z - added)) + (beta - added))
+    return tl.where(near == x, z, x * HIGH), lost
