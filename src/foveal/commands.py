@@ -146,6 +146,8 @@ class Evaluate:
     """Leave out pictures that cannot be read, and say how many, instead of stopping."""
     engine: EngineChoice = "auto"
     """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
+    device: str = "auto"
+    """auto takes a GPU if there is one; or cpu, cuda, cuda:1. Other engines than PyTorch run on the CPU alone."""
 
     def run(self) -> int:
         from foveal.engine.evaluate import evaluate_detector, evaluate_files
@@ -160,7 +162,7 @@ class Evaluate:
             raise UsageError("give RUN and DATA, or --results and --annotations; see foveal evaluate --help")
         else:
             check_metric(self.metric, self.plus_one)
-            info, detector = open_detector(self.run_folder, self.engine, self.checkpoint)
+            info, detector = open_detector(self.run_folder, self.engine, self.checkpoint, self.device)
             with _bar("evaluating") as progress:
                 found = evaluate_detector(
                     info,
@@ -207,12 +209,14 @@ class Predict:
     """Pass over pictures with more pixels; default: the run's data.max_pixels."""
     engine: EngineChoice = "auto"
     """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
+    device: str = "auto"
+    """auto takes a GPU if there is one; or cpu, cuda, cuda:1. Other engines than PyTorch run on the CPU alone."""
 
     def run(self) -> int:
         from foveal.engine.files import predict_files
         from foveal.runtime.exported import open_detector
 
-        _, detector = open_detector(self.run_folder, self.engine)
+        _, detector = open_detector(self.run_folder, self.engine, device=self.device)
         with _bar("predicting") as progress:
             summary = predict_files(
                 detector,

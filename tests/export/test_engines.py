@@ -128,6 +128,20 @@ def test_a_file_has_its_own_weights_and_takes_no_checkpoint(exported, tmp_path, 
         assert f"--checkpoint {which}" in told
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_other_engines_than_pytorch_run_on_the_cpu_alone(engine, run, exported, tmp_path, capsys):
+    for source in (run, exported):
+        words = ["predict", str(source), "a.jpg", "--out", str(tmp_path / "found"), "--engine", engine]
+        assert main([*words, "--device", "cuda:0"]) == 2
+        told = capsys.readouterr().err
+        assert f"device cuda:0: {engine} runs on the CPU alone; leave --device out, or use --engine torch" in told
+    for device in ("auto", "cpu"):
+        assert open_detector(exported, engine, device=device)[1].device.type == "cpu"
+    words = ["evaluate", str(exported), str(tmp_path), "--device", "cuda"]
+    assert main(words) == 2
+    assert "runs on the CPU alone" in capsys.readouterr().err
+
+
 def test_scores_that_the_file_has_dropped_are_not_promised(exported, pictures):
     _, detector = open_detector(exported)
     with pytest.raises(UsageError, match=r"keeps scores from 0\.05.*--no-nms"):
