@@ -507,8 +507,13 @@ class Benchmark:
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder of `foveal train` or `foveal import`."""
-    engines: tuple[Literal["torch", "onnxruntime", "openvino"], ...] = ("torch", "onnxruntime", "openvino")
-    """What to measure; engines that are not installed are left out, and it is said."""
+    engines: tuple[Literal["torch", "onnxruntime", "openvino", "openvino-int8"], ...] = (
+        "torch",
+        "onnxruntime",
+        "openvino",
+    )
+    """What to measure; openvino-int8 is quantised to 8 bits first. Engines that are not installed are left out, and it
+    is said."""
     sizes: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Shorter sides of the picture in pixels; default: the run's data.size."""
     batch_size: int = 1

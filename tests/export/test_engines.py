@@ -194,6 +194,26 @@ def test_a_benchmark_measures_each_engine_in_a_process_of_its_own(run, pictures,
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
+def test_a_benchmark_quantises_the_network_where_8_bits_are_asked_for(run, pictures, capsys):
+    pytest.importorskip("nncf")
+    words = ["benchmark", str(run), "--sizes", "64", "96", "--seconds", "0.1", "--picture", str(pictures[2]), "--json"]
+    rows = json.loads(printed([*words, "--engines", "torch", "openvino-int8"], capsys))
+    assert [(row["engine"], row["size"]) for row in rows[1::2]] == [("openvino-int8", 64), ("openvino-int8", 96)]
+    assert all(row["ms"] > 0 and row["ratio"] > 0 and row["detections"] > 0 for row in rows)
+    assert not list(run.glob("model*"))
+
+
+def test_without_nncf_the_row_in_8_bits_says_what_to_install(run, pictures, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    words = ["benchmark", str(run), "--picture", str(pictures[0]), "--engines", "openvino-int8"]
+    assert main(words) == 1
+    assert "openvino-int8  96    this needs nncf, which is not installed: pip install 'foveal[int8]'" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.slow
 def test_where_memory_does_not_suffice_the_table_says_so(run, pictures):
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33)); "
