@@ -170,6 +170,16 @@ def test_a_network_larger_than_the_free_memory_is_refused_before_it_is_made(tmp_
         TransformersBackbone(describe(name), "trained", 0, 3)
 
 
+def test_what_a_control_group_leaves_is_what_a_network_may_take(tmp_path, monkeypatch):
+    (tmp_path / "own").write_text("0::/\n")
+    for name, content in (("max", "2000000"), ("current", "1900000"), ("stat", "inactive_file 0")):
+        (tmp_path / f"memory.{name}").write_text(content)
+    monkeypatch.setattr("foveal.free_memory.GROUPS", tmp_path)
+    monkeypatch.setattr("foveal.free_memory.OWN_GROUPS", tmp_path / "own")
+    with pytest.raises(WeightsError, match=r"dinov2: has [\d,]+ parameters, which take .* take a smaller model"):
+        TransformersBackbone(describe(folder_of("dinov2", tmp_path, hidden_size=64)), "trained", 0, 3)
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [("dinov2", {"num_hidden_layers": 10**9}), ("resnet", {"depths": [1, 1, 10**9, 1]})],

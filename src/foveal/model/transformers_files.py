@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from foveal.errors import UsageError, WeightsError
+from foveal.free_memory import free_bytes
 from foveal.model.backbone import IMAGE_MEAN, IMAGE_STD
 from foveal.names import printable
 
@@ -93,7 +93,7 @@ def describe(name: str, kept_in: Path | None = None) -> Description:
 def check_memory(name: str, network: Any) -> None:
     """WeightsError where a network, given on the meta device, has more numbers than there is free memory for."""
     count = sum(tensor.numel() for tensor in network.state_dict().values())
-    needed, free = 4 * count, psutil.virtual_memory().available
+    needed, free = 4 * count, free_bytes()
     if needed > free:
         raise WeightsError(
             f"model.backbone {name}: has {count:,} parameters, which take {needed / 2**30:,.0f} GB, and "
