@@ -79,6 +79,8 @@ def test_help_of_a_command_shows_the_presets_values(capsys):
         (["evaluate"], "give RUN and DATA, or --results and --annotations"),
         (["evaluate", "--results", "a.json"], "--results and --annotations go together"),
         (["predict", "/nonexistent", "a.jpg", "--out", "x"], "no such run folder"),
+        (["predict", "/nonexistent", "a.jpg", "--out", "x", "--device", "abacus"], "device abacus: cannot be used"),
+        (["evaluate", "/nonexistent", "/nonexistent", "--device", "abacus"], "device abacus: cannot be used"),
     ],
 )
 def test_misuse_is_one_message_and_exit_code_2(words, said, capsys):
@@ -119,7 +121,7 @@ def test_inspect_answers_0_without_problems_and_1_with(scenes, tmp_path, capsys)
 
 
 def test_evaluate_prints_one_json_object_with_the_named_keys(run, scenes, capsys):
-    assert main(["evaluate", str(run), str(scenes), "--json"]) == 0
+    assert main(["evaluate", str(run), str(scenes), "--json", "--device", "cpu"]) == 0
     found = json.loads(capsys.readouterr().out)
     named = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}
     assert set(found) >= named | {"per_class", "threshold"}
@@ -151,7 +153,7 @@ def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, 
     bad.write_bytes(b"no picture")
     inputs = [str(scenes / "images" / "test-00000.jpg"), str(bad), str(scenes / "images" / "test-00001.jpg")]
     out = tmp_path / "found"
-    assert main(["predict", str(run), *inputs, "--out", str(out), "--min-score", "0.01"]) == 1
+    assert main(["predict", str(run), *inputs, "--out", str(out), "--min-score", "0.01", "--device", "cpu"]) == 1
     captured = capsys.readouterr()
     assert "bad.jpg" in captured.out + captured.err
     (table,) = out.glob("*.jsonl")

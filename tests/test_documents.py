@@ -28,7 +28,7 @@ ENGLISH, KOREAN = (ROOT / name for name in ("README.md", "README.ko.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 INLINE = re.compile(r"`([^`\n]+)`")
-SUFFIXES = {"py", "json", "csv", "yaml", "onnx", "xml", "bin", "pt2"}
+SUFFIXES = {"py", "json", "csv", "yaml", "onnx", "xml", "bin", "pt2", "safetensors"}
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 

@@ -8,13 +8,13 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors wording names config detections boxes sweep_nms nms anchors reach grid_matching
+errors wording names free_memory config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.arguments losses.classification losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
+model.torch_pickle model.torch_files model.weights
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone
-model.torch_pickle model.torch_files
-model.pyramid model.heads model.weights model.retinanet
+model.pyramid model.heads model.retinanet
 candidates padded_decoding decoding
 data.table data.images data.arrays data.layout data.labels data.coco_file data.coco data.voc data.yolo_file
 data.yolo data.csv data.detect

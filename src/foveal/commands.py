@@ -146,6 +146,8 @@ class Evaluate:
     """Leave out pictures that cannot be read, and say how many, instead of stopping."""
     engine: EngineChoice = "auto"
     """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
+    device: str = "auto"
+    """auto takes a GPU if there is one; or cpu, cuda, cuda:1. Other engines than PyTorch run on the CPU alone."""
 
     def run(self) -> int:
         from foveal.engine.evaluate import evaluate_detector, evaluate_files
@@ -160,7 +162,7 @@ class Evaluate:
             raise UsageError("give RUN and DATA, or --results and --annotations; see foveal evaluate --help")
         else:
             check_metric(self.metric, self.plus_one)
-            info, detector = open_detector(self.run_folder, self.engine, self.checkpoint)
+            info, detector = open_detector(self.run_folder, self.engine, self.checkpoint, self.device)
             with _bar("evaluating") as progress:
                 found = evaluate_detector(
                     info,
@@ -207,12 +209,14 @@ class Predict:
     """Pass over pictures with more pixels; default: the run's data.max_pixels."""
     engine: EngineChoice = "auto"
     """What runs the network: PyTorch for a run, or the file that `foveal export` made of it; auto goes by RUN."""
+    device: str = "auto"
+    """auto takes a GPU if there is one; or cpu, cuda, cuda:1. Other engines than PyTorch run on the CPU alone."""
 
     def run(self) -> int:
         from foveal.engine.files import predict_files
         from foveal.runtime.exported import open_detector
 
-        _, detector = open_detector(self.run_folder, self.engine)
+        _, detector = open_detector(self.run_folder, self.engine, device=self.device)
         with _bar("predicting") as progress:
             summary = predict_files(
                 detector,
@@ -503,8 +507,13 @@ class Benchmark:
 
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """Run folder of `foveal train` or `foveal import`."""
-    engines: tuple[Literal["torch", "onnxruntime", "openvino"], ...] = ("torch", "onnxruntime", "openvino")
-    """What to measure; engines that are not installed are left out, and it is said."""
+    engines: tuple[Literal["torch", "onnxruntime", "openvino", "openvino-int8"], ...] = (
+        "torch",
+        "onnxruntime",
+        "openvino",
+    )
+    """What to measure; openvino-int8 is quantised to 8 bits first. Engines that are not installed are left out, and it
+    is said."""
     sizes: Annotated[tuple[int, ...], arg(help_behavior_hint="")] = ()
     """Shorter sides of the picture in pixels; default: the run's data.size."""
     batch_size: int = 1

@@ -248,9 +248,10 @@ def test_weights_that_do_not_fit_are_refused_by_the_runs_name(tmp_path):
         load(tmp_path / "run", device="cpu")
 
 
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(UsageError, match="device nonsense"):
-        pick_device("nonsense")
+@pytest.mark.parametrize("device", ["nonsense", "hpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(UsageError, match=rf"device {device}: cannot be used \(.+\); use auto or cpu"):
+        pick_device(device)
     assert pick_device("cpu").type == "cpu"
 
 

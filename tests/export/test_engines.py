@@ -128,6 +128,20 @@ def test_a_file_has_its_own_weights_and_takes_no_checkpoint(exported, tmp_path, 
         assert f"--checkpoint {which}" in told
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_other_engines_than_pytorch_run_on_the_cpu_alone(engine, run, exported, tmp_path, capsys):
+    for source in (run, exported):
+        words = ["predict", str(source), "a.jpg", "--out", str(tmp_path / "found"), "--engine", engine]
+        assert main([*words, "--device", "cuda:0"]) == 2
+        told = capsys.readouterr().err
+        assert f"device cuda:0: {engine} runs on the CPU alone; leave --device out, or use --engine torch" in told
+    for device in ("auto", "cpu"):
+        assert open_detector(exported, engine, device=device)[1].device.type == "cpu"
+    words = ["evaluate", str(exported), str(tmp_path), "--device", "cuda"]
+    assert main(words) == 2
+    assert "runs on the CPU alone" in capsys.readouterr().err
+
+
 def test_scores_that_the_file_has_dropped_are_not_promised(exported, pictures):
     _, detector = open_detector(exported)
     with pytest.raises(UsageError, match=r"keeps scores from 0\.05.*--no-nms"):
@@ -177,6 +191,26 @@ def test_a_benchmark_measures_each_engine_in_a_process_of_its_own(run, pictures,
     assert rows[0]["detections"] == rows[1]["detections"] > 0
     assert rows[0]["shape"] == [64, 96]
     assert main(["benchmark", str(run), "--sizes", "8"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:nncf.*")
+def test_a_benchmark_quantises_the_network_where_8_bits_are_asked_for(run, pictures, capsys):
+    pytest.importorskip("nncf")
+    words = ["benchmark", str(run), "--sizes", "64", "96", "--seconds", "0.1", "--picture", str(pictures[2]), "--json"]
+    rows = json.loads(printed([*words, "--engines", "torch", "openvino-int8"], capsys))
+    assert [(row["engine"], row["size"]) for row in rows[1::2]] == [("openvino-int8", 64), ("openvino-int8", 96)]
+    assert all(row["ms"] > 0 and row["ratio"] > 0 and row["detections"] > 0 for row in rows)
+    assert not list(run.glob("model*"))
+
+
+def test_without_nncf_the_row_in_8_bits_says_what_to_install(run, pictures, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    words = ["benchmark", str(run), "--picture", str(pictures[0]), "--engines", "openvino-int8"]
+    assert main(words) == 1
+    assert "openvino-int8  96    this needs nncf, which is not installed: pip install 'foveal[int8]'" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -10,10 +11,13 @@ from rectangles import NAMES
 
 import foveal.export.quantising as quantising
 from foveal.cli import main
+from foveal.data.arrays import to_array
 from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_run, write_json
+from foveal.engine.checkpoint import read_run, save_tensors, write_json
+from foveal.engine.predict import load
 from foveal.errors import UsageError
+from foveal.export.benchmarking import write_files
 from foveal.export.exporting import export_run
 from foveal.export.formats import OpenVinoFile
 from foveal.export.quantising import LADDER, NETWORK, Attempt, Int8, Quantised, in_8_bits, material
@@ -188,6 +192,22 @@ def test_a_small_network_in_8_bits(run, tmp_path, monkeypatch, capsys):
     exported = export_run(run, "openvino", tmp_path / "kept.xml", int8=Int8(pictures=4))
     assert [attempt.float32 for attempt in exported.int8.attempts] == [(), (LADDER[1],)]
     assert quantised(tmp_path / "kept.xml")["Convolution"] == kinds["Convolution"] - 2 * 5
+
+    # A benchmark times what the run's own file has: the same layers in float32, as long as it is of the run's weights.
+    image = to_array(read_data(data, "val").path(0), 10**6)
+    info = read_run(run)
+
+    def timed() -> int:
+        return quantised(write_files(info, ["openvino-int8"], image, tmp_path)["openvino-int8"])["Convolution"]
+
+    assert timed() == kinds["Convolution"]
+    for suffix in (".xml", ".bin"):
+        shutil.copy(tmp_path / f"kept{suffix}", run / f"model-int8{suffix}")
+    assert timed() == kinds["Convolution"] - 2 * 5
+    weights = load(run).model.state_dict()
+    save_tensors(run / "best.safetensors", {name: value + 1 for name, value in weights.items()})
+    assert timed() == kinds["Convolution"]
+    save_tensors(run / "best.safetensors", weights)
 
     # And where nothing helps, no file is left, and the file of before stays.
     monkeypatch.setattr(quantising, "LADDER", ("",))

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_transformers import folder_of
+from safetensors.torch import load_file
+from tiny_transformers import TINY, folder_of
 from torch.testing import assert_close
 
 from foveal.config import Config, ModelConfig
@@ -170,6 +171,16 @@ def test_a_network_larger_than_the_free_memory_is_refused_before_it_is_made(tmp_
         TransformersBackbone(describe(name), "trained", 0, 3)
 
 
+def test_what_a_control_group_leaves_is_what_a_network_may_take(tmp_path, monkeypatch):
+    (tmp_path / "own").write_text("0::/\n")
+    for name, content in (("max", "2000000"), ("current", "1900000"), ("stat", "inactive_file 0")):
+        (tmp_path / f"memory.{name}").write_text(content)
+    monkeypatch.setattr("foveal.free_memory.GROUPS", tmp_path)
+    monkeypatch.setattr("foveal.free_memory.OWN_GROUPS", tmp_path / "own")
+    with pytest.raises(WeightsError, match=r"dinov2: has [\d,]+ parameters, which take .* take a smaller model"):
+        TransformersBackbone(describe(folder_of("dinov2", tmp_path, hidden_size=64)), "trained", 0, 3)
+
+
 @pytest.mark.parametrize(
     ("kind", "change"),
     [("dinov2", {"num_hidden_layers": 10**9}), ("resnet", {"depths": [1, 1, 10**9, 1]})],
@@ -218,3 +229,100 @@ def test_a_pickle_in_place_of_weights_is_refused_and_nobody_is_told_to_open_it(c
     assert "model.safetensors" in str(caught.value)
     assert str(caught.value).isprintable()
     assert not (tmp_path / "ran").exists()
+
+
+def as_pytorch_files(folder: Path, shards: int = 1, **how: Any) -> dict[str, torch.Tensor]:
+    """model.safetensors becomes what transformers wrote before it: pytorch_model.bin, or parts of it with an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(tensors, folder / "pytorch_model.bin", **how)
+        return tensors
+    place = {name: f"pytorch_model-{n % shards + 1:05}-of-{shards:05}.bin" for n, name in enumerate(tensors)}
+    for file in set(place.values()):
+        torch.save({name: tensors[name] for name in tensors if place[name] == file}, folder / file, **how)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": place}))
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("swin", {}),
+        ("resnet", {"_use_new_zipfile_serialization": False}),
+        ("dinov2", {"shards": 3}),
+    ],
+    ids=["one file", "an old one", "in parts"],
+)
+def test_published_files_of_torch_are_read_as_safetensors_are(kind, how, tmp_path):
+    name = folder_of(kind, tmp_path, weights=True)
+    states = []
+    for written in (False, True):
+        if written:
+            as_pytorch_files(tmp_path / kind, **how)
+        torch.manual_seed(0)  # what is missing in the file stays as it starts
+        backbone = TransformersBackbone(describe(name), "trained", 0, 3)
+        start = dict(backbone.model.state_dict())
+        backbone.load_published()
+        states.append(backbone.model.state_dict())
+    assert_close(states[1], states[0], atol=0, rtol=0)
+    assert start.keys() == states[0].keys()
+
+
+def test_weights_of_a_classifier_in_half_precision_go_into_a_float32_backbone(tmp_path):
+    import transformers
+
+    name = folder_of("resnet", tmp_path)
+    torch.manual_seed(7)
+    classifier = transformers.ResNetForImageClassification(TINY["resnet"]).half()
+    torch.save(classifier.state_dict(), tmp_path / "resnet" / "pytorch_model.bin")
+    backbone = TransformersBackbone(describe(name), "trained", 0, 3)
+    backbone.load_published()
+    state, key = backbone.model.state_dict(), "embedder.embedder.convolution.weight"
+    assert_close(state[key], classifier.state_dict()[f"resnet.{key}"].float(), atol=0, rtol=0)
+
+
+REPEATS = torch.zeros(1).expand(10**10)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x20\x85R.", r"holds more than tensors \(names builtins"),
+        ({"embedder.embedder.convolution.weight": REPEATS}, "claim 40,000,000,000 bytes"),
+        ({"epoch": 3}, "is not a state dict"),
+    ],
+    ids=["half a gigabyte", "a few bytes for ever", "no tensors"],
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["one file", "in parts"])
+def test_a_file_of_torch_that_would_cost_much_is_not_read(content, said, whole, tmp_path, monkeypatch):
+    backbone = TransformersBackbone(describe(folder_of("resnet", tmp_path)), "trained", 0, 3)
+    file = tmp_path / "resnet" / ("pytorch_model.bin" if whole else "part.bin")
+    if not whole:
+        index = {"weight_map": {"embedder.embedder.convolution.weight": "part.bin"}}
+        (tmp_path / "resnet" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    if isinstance(content, bytes):
+        monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("was handed to torch"))
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(WeightsError, match=rf"model\.weights imagenet: hf:.*\.bin: .*{said}.*model\.safetensors"):
+        backbone.load_published()
+
+
+@pytest.mark.parametrize("index", [{"weight_map": {"a": "../other.bin"}}, {"weight_map": ["a"]}, []])
+def test_an_index_that_names_no_files_beside_it_is_refused(index, tmp_path):
+    backbone = TransformersBackbone(describe(folder_of("resnet", tmp_path)), "trained", 0, 3)
+    torch.save(backbone.model.state_dict(), tmp_path / "other.bin")
+    (tmp_path / "resnet" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match=r"its pytorch_model\.bin\.index\.json names no weight files beside it"):
+        backbone.load_published()
+
+
+def test_a_configuration_does_not_say_which_file_holds_the_weights(tmp_path):
+    """transformers would hand `adapter_model.bin` to torch."""
+    name = with_config("resnet", tmp_path, {"transformers_weights": "adapter_model.bin"})
+    torch.save({"weight": Hostile(tmp_path / "ran")}, tmp_path / "resnet" / "adapter_model.bin")
+    backbone = TransformersBackbone(describe(name), "trained", 0, 3)
+    with pytest.raises(WeightsError, match=r"publishes no model\.safetensors and no pytorch_model\.bin"):
+        backbone.load_published()

@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_transformers import folder_of
 
 PROGRAM = """
@@ -90,11 +92,19 @@ def said(hub: str, names: list[str], tmp_path: Path, **more: str) -> list[str]:
 def test_a_model_of_the_hub_is_downloaded_once_and_what_is_not_there_is_a_sentence(hub, tmp_path):
     folder_of("resnet", tmp_path / "hub" / "half", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, weights=True)
     folder_of("resnet", tmp_path / "hub" / "plain", weights=True)
-    names = ["hf:half/resnet", "hf:plain/resnet", "hf:half/nothing"]
+    folder_of("resnet", tmp_path / "hub" / "old", weights=True)
+    old = tmp_path / "hub" / "old" / "resnet"
+    torch.save(load_file(old / "model.safetensors"), old / "pytorch_model.bin")
+    (old / "model.safetensors").unlink()
+    folder_of("resnet", tmp_path / "hub" / "bare")
+    names = ["hf:half/resnet", "hf:plain/resnet", "hf:half/nothing", "hf:old/resnet", "hf:bare/resnet"]
     first = said(hub, names, tmp_path)
     assert first[:2] == ["0.5 True", "0.485 True"]
     assert first[2].startswith("model.backbone hf:half/nothing: half/nothing is not a local folder")
     assert first[2].endswith("check the name, or take another model")
+    assert first[3] == "0.485 True"
+    assert "hf:bare/resnet: publishes no model.safetensors and no pytorch_model.bin" in first[4]
     again = said("http://127.0.0.1:9", names, tmp_path, HF_HUB_OFFLINE="1")
     assert again[:2] == first[:2]
     assert "the Hugging Face hub cannot be reached" in again[2]
+    assert again[3:] == first[3:]

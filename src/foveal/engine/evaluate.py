@@ -49,7 +49,7 @@ def evaluate(
     `threshold`; None is the one that the run recommends for these weights, but never on the split it was found on (the
     run's validation split), nor where the run has none: there it is `inference.show_threshold`.
     format: of the labels, where the folder holds several. skip_bad: leaves out pictures that cannot be read; without it
-    they raise ImageError. progress(done, total) is called after each batch of pictures.
+    they raise ImageError. device: as `load` takes it. progress(done, total) is called after each batch of pictures.
     """
     check_metric(metric, plus_one)
     info = read_run(run)

@@ -6,15 +6,14 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from foveal.config import Config
 from foveal.errors import TrainingError
+from foveal.free_memory import free_bytes
 from foveal.model.retinanet import RetinaNet
 
 # Measured against the resident peak: what convolutions and the losses need beside the tensors kept for backward.
@@ -69,21 +68,9 @@ def check_memory(
         return _run_once(model, config, images, shape, try_step)
     moments = _trained_bytes(model) * (2 if config.train.optimiser == "adamw" else 1)
     needed = estimate_step_bytes(model, images, shape, config.loss.mining != "all") + moments
-    free = free_bytes() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if needed > free:
+    if needed > (free := free_bytes()):
         raise TrainingError(_too_large(config, f"{images} pictures of {shape[0]} x {shape[1]}", needed, free))
     return needed
-
-
-def free_bytes() -> int:
-    """Memory that this process may still take: the system's, or what the limit of its control group leaves."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):  # no control groups here, or one without a limit
-        pass
-    return max(0, int(free))
 
 
 @contextmanager
@@ -105,8 +92,9 @@ def out_of_memory_explained(config: Config) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        free, _ = torch.cuda.mem_get_info()
-        raise TrainingError(_too_large(config, "this batch", None, free) + "; then go on with --resume") from None
+        raise TrainingError(
+            _too_large(config, "this batch", None, free_bytes("cuda")) + "; then go on with --resume"
+        ) from None
 
 
 def _run_once(
@@ -118,8 +106,8 @@ def _run_once(
             try_step()
         return torch.cuda.max_memory_allocated()
     except torch.OutOfMemoryError:
-        free, _ = torch.cuda.mem_get_info()
-        raise TrainingError(_too_large(config, f"{images} pictures of {shape[0]} x {shape[1]}", None, free)) from None
+        pictures = f"{images} pictures of {shape[0]} x {shape[1]}"
+        raise TrainingError(_too_large(config, pictures, None, free_bytes("cuda"))) from None
     finally:
         torch.cuda.empty_cache()
 

@@ -204,8 +204,10 @@ def load(run: str | os.PathLike[str], device: str | torch.device = "auto", which
     """The detector of a run folder, or of a run on the hub (`hf://owner/name`, `hf://owner/name@revision`).
 
     device: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
-    which: the `best` weights or the `last`; the threshold is that of these weights.
+    which: the `best` weights or the `last`; the threshold is that of these weights. UsageError if there is no such
+    device.
     """
+    chosen = pick_device(device)
     info = read_run(run)
     model = build_model(info.config, len(info.class_names), pretrained=False, kept_in=info.backbone_folder)
     try:
@@ -215,7 +217,7 @@ def load(run: str | os.PathLike[str], device: str | torch.device = "auto", which
         raise CheckpointError(
             f"{info.path}: its weights do not fit its config.yaml ({first}); restore one of them"
         ) from None
-    model.to(pick_device(device)).eval()
+    model.to(chosen).eval()
     return Detector(model, info.config, info.class_names, _threshold(info, which), info.category_ids)
 
 
@@ -234,13 +236,13 @@ def _threshold(info: RunInfo, which: Which) -> float | None:
 
 
 def pick_device(device: str | torch.device) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one, else the CPU."""
+    """The device of a name; `auto` is CUDA where there is one, else the CPU. UsageError if it cannot compute."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=chosen).item()  # which the meta device, for shapes alone, has no answer to
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"device {device!s}: cannot be used ({reason}); use auto or cpu") from None
     return chosen

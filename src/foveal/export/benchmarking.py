@@ -1,6 +1,7 @@
 """How fast a run is on this machine with each engine, and how much memory it takes: `foveal benchmark`.
 
-Every number is of a process of its own, so that no engine profits from another's warmth or pays for its memory.
+Every number is of a process of its own, so that no engine profits from another's warmth or pays for its memory. The
+files are written for the purpose, unchecked, for pictures of any size, and thrown away.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from foveal.data.scenes import draw_scene
 from foveal.engine.checkpoint import RunInfo, read_run
 from foveal.engine.predict import Detector, Prepared, load
 from foveal.errors import UsageError
-from foveal.export.exporting import pictures_of
-from foveal.export.formats import OnnxFile, need
+from foveal.export.exporting import INT8_FILE, pictures_of
+from foveal.export.formats import OnnxFile, OpenVinoFile, need
+from foveal.export.quantising import check_installed, in_8_bits, inputs_of, layers
 from foveal.model.retinanet import RetinaNet
-from foveal.runtime.description import Description
-from foveal.runtime.exported import detector_of
+from foveal.runtime.description import Description, fingerprint
+from foveal.runtime.exported import detector_of, weights_file
 from foveal.runtime.sessions import EngineName, open_session
 
-Engine = Literal["torch"] | EngineName
+Engine = Literal["torch", "openvino-int8"] | EngineName
 MIN_RUNS = 5
 
 
@@ -77,7 +79,10 @@ def benchmark(
     seconds: float = 5.0,
     picture: str | os.PathLike[str] | None = None,
 ) -> list[Row]:
-    """Times each engine at each size, one after the other, from resized pixels to boxes, on the CPU."""
+    """Times each engine at each size, one after the other, from resized pixels to boxes, on the CPU.
+
+    For `openvino-int8` the network is quantised first. picture: what is looked at, default one of the run's data.
+    """
     info = read_run(run)
     sizes = tuple(sizes) or (info.config.data.size,)
     if batch_size < 1 or min(sizes) < 32:
@@ -85,17 +90,14 @@ def benchmark(
     image = picture_of(info, picture)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="foveal-benchmark-") as folder:
-        file = Path(folder) / "model.onnx"
         absent = {engine: _why_missing(engine) for engine in engines}
-        if any(engine != "torch" and not absent[engine] for engine in engines):
-            _write_onnx(info, file)
+        paths = write_files(info, [engine for engine in engines if not absent[engine]], image, Path(folder))
         for size in sizes:
             for engine in engines:
                 if absent[engine]:
                     rows.append(Row(engine, size, missing=absent[engine]))
                     continue
-                path = info.path if engine == "torch" else file
-                rows.append(_alone(Job(str(path), engine, size, batch_size, seconds, image)))
+                rows.append(_alone(Job(str(paths[engine]), engine, size, batch_size, seconds, image)))
     return [_with_ratio(row, rows) for row in rows]
 
 
@@ -202,7 +204,7 @@ def opened(job: Job) -> Detector:
     if job.engine == "torch":
         detector = load(job.path, "cpu")
         return Detector(detector.model, detector.config.with_changes(changes), detector.class_names)
-    session = open_session(Path(job.path), job.engine)
+    session = open_session(Path(job.path), "openvino" if job.engine == "openvino-int8" else job.engine)
     told = Description.of_metadata(session.metadata, Path(job.path))
     return detector_of(session, replace(told, config=told.config.with_changes(changes)))
 
@@ -217,14 +219,39 @@ def _times(detector: Detector, pictures: list[Prepared], score: float, seconds: 
     return taken
 
 
-def _write_onnx(info: RunInfo, file: Path) -> None:
-    """The run's file for any size, unchecked: it is timed and thrown away."""
+def write_files(info: RunInfo, engines: Sequence[Engine], image: np.ndarray, folder: Path) -> dict[Engine, Path]:
+    """What each engine opens: the run's folder for PyTorch, else a file that is written to `folder` if one is needed.
+
+    image: [H, W, 3], the picture that is timed and, for 8 bits, that ranges are found on: enough for speed.
+    """
+    files = dict.fromkeys(engines, folder / "model.onnx") | {"torch": info.path}
+    if all(engine == "torch" for engine in engines):
+        return files
     network = load(info.path, "cpu").model
     assert isinstance(network, RetinaNet)
     told = Description(
         info.config, info.class_names, info.category_ids, info.threshold, resize=False, nms=True, weights=""
     )
-    OnnxFile(network, told).write(file, told.as_metadata())
+    onnx_file = OnnxFile(network, told)
+    onnx_file.write(folder / "model.onnx", told.as_metadata())
+    if "openvino-int8" in engines:
+        float32, files["openvino-int8"] = folder / "float32.xml", folder / "int8.xml"
+        file = OpenVinoFile(onnx_file, folder)
+        file.write(float32, told.as_metadata())
+        kept = tuple(name for step in _steps_of_own_file(info) for name in layers(file.model, step))
+        file.model = in_8_bits(file.model, [image], inputs_of(float32, told), kept)
+        file.write(files["openvino-int8"], told.as_metadata())
+    return files
+
+
+def _steps_of_own_file(info: RunInfo) -> Sequence[str]:
+    """Which layers `foveal export --int8` left in float32 for these weights, as steps of its ladder."""
+    file = info.path / INT8_FILE
+    if not file.is_file():
+        return ()
+    told = Description.of_metadata(open_session(file, "openvino").metadata, file)
+    of_these_weights = told.weights == fingerprint(weights_file(info.path, "best"))
+    return told.int8["attempts"][-1]["float32"] if told.int8 and of_these_weights else ()
 
 
 def picture_of(info: RunInfo, picture: str | os.PathLike[str] | None) -> np.ndarray:
@@ -242,8 +269,10 @@ def _why_missing(engine: Engine) -> str:
         return ""
     try:
         need("onnx")
-        if engine == "openvino":
+        if engine != "onnxruntime":
             need("openvino")
+        if engine == "openvino-int8":
+            check_installed()
     except UsageError as error:
         return str(error)
     return ""

@@ -149,7 +149,7 @@ def quantise(
     kept: tuple[str, ...] = ()
     attempts: list[Attempt] = []
     for step in LADDER:
-        names = _layers(float32, step)
+        names = layers(float32, step)
         if step and not names:
             continue
         kept = (*kept, *names)
@@ -234,7 +234,7 @@ def _ap(file: Path, info: RunInfo, table: Table) -> float:
     return 100 * ap
 
 
-def _layers(model: openvino.Model, step: str) -> tuple[str, ...]:
+def layers(model: openvino.Model, step: str) -> tuple[str, ...]:
     """The names of the convolutions that a step of the ladder means."""
     kinds = ("Convolution", "GroupConvolution")
     inside = (layer for layer in model.get_ordered_ops() if layer.get_friendly_name().startswith(NETWORK))

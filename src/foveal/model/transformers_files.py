@@ -10,24 +10,25 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from foveal.errors import UsageError, WeightsError
+from foveal.free_memory import free_bytes
 from foveal.model.backbone import IMAGE_MEAN, IMAGE_STD
+from foveal.model.weights import read_tensors
 from foveal.names import printable
 
 log = logging.getLogger("foveal")
 
 PREFIX = "hf:"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 MOST_LAYERS = 1000
 """In a configuration that may be a stranger's: a thousand million layers take for ever even without any memory."""
 MOST_MISSING = 0.25
@@ -93,7 +94,7 @@ def describe(name: str, kept_in: Path | None = None) -> Description:
 def check_memory(name: str, network: Any) -> None:
     """WeightsError where a network, given on the meta device, has more numbers than there is free memory for."""
     count = sum(tensor.numel() for tensor in network.state_dict().values())
-    needed, free = 4 * count, psutil.virtual_memory().available
+    needed, free = 4 * count, free_bytes()
     if needed > free:
         raise WeightsError(
             f"model.backbone {name}: has {count:,} parameters, which take {needed / 2**30:,.0f} GB, and "
@@ -111,16 +112,24 @@ def build(config: Any, device: str = "cpu") -> Any:
 def published_weights(name: str, config: Any) -> dict[str, Tensor]:
     """The tensors that `hf:NAME` publishes, under the names of `build(config)`; WeightsError if they do not fit.
 
-    Norms of single stages, which a classifier's file does not have, are left as they start.
+    Norms of single stages, which a classifier's file does not have, are left as they start. The files are read here,
+    since transformers would hand whatever they are, or whatever the configuration names, to torch.
     """
     kind = _transformers().MODEL_FOR_BACKBONE_MAPPING[type(config)]
+    source = _source(name)
     log.info("%s: loading its weights", name)
+    published: dict[str, Tensor] = {}
     with _quiet():
         try:
+            for path in _weight_files(source):
+                published |= read_tensors(path)
             model, told = kind.from_pretrained(
-                _source(name), config=config, dtype=torch.float32, output_loading_info=True
+                None, config=config, state_dict=published, dtype=torch.float32, output_loading_info=True
             )
-        except Exception as error:  # of transformers, safetensors, torch or the hub, about a stranger's file
+        except WeightsError as error:
+            other = "" if path.suffix == ".safetensors" else ", or take a model that publishes model.safetensors"
+            raise WeightsError(f"model.weights imagenet: {name}: {error}{other}") from None
+        except Exception as error:  # of transformers or the hub, about a stranger's file
             raise WeightsError(f"model.weights imagenet: {name}: {_why(error)}") from None
     tensors: dict[str, Tensor] = model.state_dict()
     missing = sorted(told["missing_keys"])
@@ -154,23 +163,55 @@ def _source(name: str) -> str:
     return source
 
 
-def _processor(source: str) -> dict[str, Any] | None:
-    """What preprocessor_config.json says; None if the model has none. Not being able to ask is an OSError."""
+def _file(source: str, name: str) -> Path | None:
+    """A file of a folder or of a model on the hub; None if there is none. Not being able to ask is an OSError."""
     from huggingface_hub import try_to_load_from_cache
     from transformers.utils import cached_file
 
-    file = "preprocessor_config.json"
     try:
-        path = cached_file(source, file)
+        path = cached_file(source, name)
     except OSError as error:
         # A network's or a hub's error has a cause; a file that is merely not there has none. That it was not there
         # when the network was is in the cache, as an object that is neither a path nor None.
-        absent = error.__cause__ is None or not isinstance(try_to_load_from_cache(source, file), str | None)
+        absent = error.__cause__ is None or not isinstance(try_to_load_from_cache(source, name), str | None)
         if not absent:
             raise
+        return None
+    return None if path is None else Path(path)
+
+
+def _weight_files(source: str) -> list[Path]:
+    """The files that hold a model's weights, as safetensors where there are such; ValueError if there are none."""
+    for name in WEIGHT_FILES:
+        if (file := _file(source, name)) is not None:
+            return [file]
+        if (index := _file(source, f"{name}.index.json")) is not None:
+            return [_part(source, part) for part in _parts(index)]
+    raise ValueError(f"publishes no {' and no '.join(WEIGHT_FILES)}")
+
+
+def _parts(index: Path) -> list[str]:
+    """The names of the files that an index of weights spreads them over."""
+    said = json.loads(index.read_text(encoding="utf-8"))
+    place = said.get("weight_map") if isinstance(said, dict) else None
+    parts = sorted(set(map(str, place.values()))) if isinstance(place, dict) else []
+    if not parts or any(PureWindowsPath(part).name != part for part in parts):  # which knows both kinds of slashes
+        raise ValueError(f"its {index.name} names no weight files beside it")
+    return parts
+
+
+def _part(source: str, name: str) -> Path:
+    if (file := _file(source, name)) is None:
+        raise ValueError(f"its {printable(name, 60)} is not there")
+    return file
+
+
+def _processor(source: str) -> dict[str, Any] | None:
+    """What preprocessor_config.json says; None if the model has none. Not being able to ask is an OSError."""
+    if (file := _file(source, "preprocessor_config.json")) is None:
         log.info("%s: has no preprocessor_config.json, so ImageNet's mean and deviation are taken", source)
         return None
-    said = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else None
+    said = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(said, dict):
         raise ValueError("its preprocessor_config.json is not a JSON object")
     return said
@@ -219,12 +260,6 @@ def _why(error: Exception) -> str:
             "save_pretrained where there is a network, bring the folder, and set model.backbone to hf:FOLDER"
         )
     reason = " ".join(str(error).split())
-    # torch advises to open such a file without its protection; that advice is passed on to nobody.
-    if isinstance(error, pickle.UnpicklingError) or "weights_only" in reason:
-        return (
-            "its pytorch_model.bin is damaged or holds more than tensors, and is not opened; take a model that "
-            "publishes model.safetensors"
-        )
     if "trust_remote_code" in reason:
         return "it needs code of its own repository, which is not run; take a model that transformers itself knows"
     return (printable(reason, 300) or type(error).__name__) + "; check the name, or take another model"

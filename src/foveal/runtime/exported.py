@@ -17,7 +17,7 @@ from foveal.data.images import padded_shape
 from foveal.decoding import Found, decode
 from foveal.detections import Batch
 from foveal.engine.checkpoint import RunInfo, Which, read_run
-from foveal.engine.predict import Detector, load
+from foveal.engine.predict import Detector, load, pick_device
 from foveal.errors import CheckpointError, UsageError
 from foveal.hub.addresses import address_of
 from foveal.model.retinanet import Outputs
@@ -110,14 +110,18 @@ def listed(outputs: dict[str, np.ndarray], min_score: float) -> list[Found]:
 
 
 def open_detector(
-    path: str | os.PathLike[str], engine: Literal["auto", "torch"] | EngineName = "auto", which: Which | None = None
+    path: str | os.PathLike[str],
+    engine: Literal["auto", "torch"] | EngineName = "auto",
+    which: Which | None = None,
+    device: str | torch.device = "auto",
 ) -> tuple[RunInfo, Detector]:
     """A run's or an exported file's description and its detector.
 
     path: a run folder, one on the hub, or a file of `foveal export`. engine: `auto` is PyTorch for a folder, ONNX
     Runtime for .onnx, OpenVINO for .xml. Given a folder and another engine than PyTorch, the file that `foveal export`
     left there is opened, the newest that the engine reads; UsageError if it was made of other weights than `which`,
-    default the best, now are. A file alone has its own, and takes no `which`.
+    default the best, now are. A file alone has its own, and takes no `which`. device: as `load` takes it; the other
+    engines run on the CPU, and UsageError is raised for another device.
     """
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
@@ -139,13 +143,18 @@ def open_detector(
         )
     if engine == "auto":
         engine = "onnxruntime" if suffix == ".onnx" else "openvino" if suffix == ".xml" else "torch"
+    if engine != "torch" and str(device) not in ("auto", "cpu"):
+        raise UsageError(
+            f"device {device!s}: {engine} runs on the CPU alone; leave --device out, or use --engine torch with a run"
+        )
     if engine == "torch":
         if suffix in (".onnx", ".xml"):
             raise UsageError(
                 f"{file}: PyTorch does not run {suffix} files; leave --engine out, or give the run's folder"
             )
+        chosen = pick_device(device)
         info = read_run(path)
-        return info, load(info.path, which=which or "best")
+        return info, load(info.path, chosen, which or "best")
     run = file if file.is_dir() else None
     if run is not None:
         file = _file_of_run(run, engine)
