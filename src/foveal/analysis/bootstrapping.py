@@ -101,7 +101,9 @@ def bootstrap(
     detector = load(info, device)
     # It cannot be asked afterwards: what is no number is not found.
     detector.model.register_forward_hook(
-        lambda _network, _images, outputs: check_finite([*outputs.logits, *outputs.deltas], lambda _: info.path)
+        lambda _network, _images, outputs: check_finite(
+            [*outputs.logits, *outputs.deltas], [info.path] * len(outputs.logits[0])
+        )
     )
     thresholds = class_thresholds(info, detector, root, form)
     beside = out.with_name(f".{out.name}.writing-{os.getpid()}")

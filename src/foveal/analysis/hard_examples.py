@@ -186,7 +186,7 @@ def _looked_at(detector: Detector, table: Table, batch: Batch) -> Iterator[_Look
     config, anchors = detector.config, detector.anchors
     shape = int(batch.images.shape[-2]), int(batch.images.shape[-1])
     outputs = detector.model(batch.images)
-    check_finite([*outputs.logits, *outputs.deltas], lambda image: table.path(int(batch.rows[image])))
+    check_finite([*outputs.logits, *outputs.deltas], [table.path(row) for row in batch.rows.tolist()])
     matched = match(anchors, batch, config.assignment)
     class_BN, box_P = anchor_losses(outputs.logits, outputs.deltas, anchors, matched, batch, config.loss)
     decoded = decode(outputs, anchors, shape, batch.sizes, config.inference, FAINTEST)

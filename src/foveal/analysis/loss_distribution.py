@@ -164,7 +164,7 @@ def count_logits(
         batch = batch.to(device)
         with torch.no_grad():
             logits = detector.model(batch.images).logits
-        check_finite(logits, lambda image: table.path(int(batch.rows[image])))
+        check_finite(logits, [table.path(row) for row in batch.rows.tolist()])
         counts.add(logits, anchor_classes(match(detector.anchors, batch, config.assignment), known[batch.labels]))
         done += len(batch)
         if progress:
