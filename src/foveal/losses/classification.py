@@ -225,8 +225,9 @@ class Hinge(_OfMargin):
         return (self.margin - torch.sigmoid(x_t)).clamp(min=0)
 
     def _slope(self, x_t: Tensor) -> Tensor:
-        p_t = torch.sigmoid(x_t)
-        return torch.where(p_t < self.margin, -p_t * torch.sigmoid(-x_t), 0.0)
+        # 1 - p_t as it is, not p_t, which rounds to 1: with a margin of 1 the slope reaches as far as there are logits.
+        rest = torch.sigmoid(-x_t)
+        return torch.where(rest > 1 - self.margin, -torch.sigmoid(x_t) * rest, 0.0)
 
 
 @dataclass(frozen=True)

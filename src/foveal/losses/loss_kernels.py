@@ -119,7 +119,7 @@ def _of_margin(x_t, beta, margin, LOSS: tl.constexpr, GAMMA: tl.constexpr, PTX: 
         p_t, rest, _, _ = _sigmoids(x_t, PTX)
         # A GPU's maximum of NaN and 0 is 0, unless it is told: a broken net would cost nothing.
         value = tl.maximum(margin - p_t, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        steepness = tl.where(p_t < margin, p_t * rest, 0.0)
+        steepness = tl.where(rest > 1 - margin, p_t * rest, 0.0)
     elif LOSS == "focal" and GAMMA != 0:
         p_t, rest, cost, opposite = _sigmoids(x_t, PTX)
         if GAMMA == 2:
