@@ -433,6 +433,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
         lambda: FocalStar(alpha=1.5),
         lambda: FocalStar(beta=math.inf),
         lambda: Varifocal(alpha=2),
+        lambda: Varifocal(alpha=(0.5, 0.5)),
         lambda: Hinge(margin=1.5),
         lambda: QualityFocal(gamma=-0.1),
         lambda: Varifocal(gamma=-1),

@@ -28,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -263,7 +264,8 @@ class Varifocal(ClassificationLoss):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        check_alpha("varifocal loss", self.alpha)
+        sound = isinstance(self.alpha, Real) and 0 <= self.alpha <= 1
+        refuse_unless(sound, f"varifocal loss: alpha is {self.alpha}; give one number of 0 to 1, for all classes")
         refuse_unless(0 <= self.gamma < inf, f"varifocal loss: gamma is {self.gamma:g}; give 0 or more")
 
     @property
