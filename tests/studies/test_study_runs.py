@@ -15,8 +15,8 @@ from foveal.data.scenes import write_scenes
 from foveal.engine.progress import Silent
 from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
-from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
 from studies.drawing import save
+from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
 from studies.keys import code_key
 from studies.prior.run import STUDY as PRIOR
 from studies.readme import measured
