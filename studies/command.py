@@ -20,7 +20,7 @@ from studies.keys import code_key, run_key
 from studies.locks import alone, if_free
 from studies.readme import write_measured
 from studies.report import figure, further_table, sentences, table
-from studies.results import different_code, line_of, outcomes_in, write_results
+from studies.results import different_code, figure_file, line_of, outcomes_in, write_results
 from studies.runs import Finished, Outcome, expected_minutes, finish, read_outcome
 from studies.scales import Data, scale_and_data
 from studies.study import Further, Row, Scale, Study, paper_rows
@@ -127,9 +127,13 @@ class Plan:
         # The folder's name is made of today's code, also where an older version wrote no code into the outcome.
         return Finished(item.row.name, replace(outcome, code=code_key()), item.config, *where)
 
-    def has(self, outcome: Outcome) -> bool:
-        """Whether a run is of this scale and these data."""
-        return (outcome.scale, outcome.data) == (self.scale.label, self.data.name)
+    def kept(self) -> dict[str, dict[int, Outcome]]:
+        """What result.csv has at this scale on these data, by row and seed; older code's runs too."""
+        found: dict[str, dict[int, Outcome]] = {}
+        for row, outcome in outcomes_in(self.study.folder / "result.csv"):
+            if (outcome.scale, outcome.data) == (self.scale.label, self.data.name):
+                found.setdefault(row, {})[outcome.seed] = outcome
+        return found
 
     @functools.cached_property
     def labels(self) -> str:
@@ -160,30 +164,32 @@ def run(
     reporter: Reporter | None = None,
     console: Console | None = None,
 ) -> dict[str, dict[int, Outcome]]:
-    """Finishes the runs of these rows; result.csv grows with each. Reports on all rows that have finished."""
+    """Finishes the runs of these rows; result.csv grows with each. Reports on all that it has at this scale.
+
+    Returns the finished runs of today's code: what result.csv has of older code is shown too.
+    """
     console, study = console or Console(), plan.study
     finish_all(plan, names, device, reporter, lambda done: _record(plan, [done]))
     everything = plan.finished(device)
-    further, results = _record(plan, everything), by_row(everything)
-    paper = paper_rows(study.folder)
+    further, paper = _record(plan, everything), paper_rows(study.folder)
+    results = plan.kept()
     console.print(table(study, results, paper))
     if more := further_table(study, further, paper):
         console.print(more)
-    # The console has the runs of today's code; README.md has all that result.csv has kept.
-    kept = [outcome.code for _, outcome in outcomes_in(study.folder / "result.csv") if plan.has(outcome)]
-    for said in (*sentences(study, results, paper), different_code(kept)):
+    code = different_code(outcome.code for by_seed in results.values() for outcome in by_seed.values())
+    for said in (*sentences(study, results, paper), code):
         if said:
             console.print(said, markup=False, highlight=False)
     drawn = study.draw(study, results) if study.draw else figure(study, results, paper)
-    save(drawn, study.folder / "figure.png")
+    file = save(drawn, figure_file(study.folder, plan.scale.label, plan.data.name))
     write_measured(study)
     console.print(
-        f"{study.folder / 'result.csv'}, figure.png and what README.md says of them",
+        f"{study.folder / 'result.csv'}, {file.name} and what README.md says of them",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    return results
+    return by_row(everything)
 
 
 def finish_all(

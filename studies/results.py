@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,8 @@ COLUMNS = (
     "row seed scale data AP AP50 AP75 diverged loss steps minutes config code commit machine date".split()
 )  # what every study has; some have more
 SAME_RUN = ("row", "seed", "scale", "data")
+SHOWN = ("small", "scenes")
+"""Scale and data of figure.png, where result.csv has them."""
 
 
 def line_of(row: str, outcome: Outcome, further: Further) -> dict[str, Any]:
@@ -85,6 +88,17 @@ def different_code(codes: Iterable[str]) -> str:
         f"These runs stem from {len(runs)} versions of the code of losses, matching and anchors ({told}); "
         "rows are paired all the same, so a part of a difference may be the code's."
     )
+
+
+def figure_file(folder: Path, scale: str, data: str) -> Path:
+    """Where the figure of a scale and data goes: beside figure.png, where result.csv has the small scale's scenes.
+
+    Those are what README.md shows, and a run of anything else must not take their place.
+    """
+    shown = {(line["scale"], line["data"]) for line in read_results(folder / "result.csv")}
+    if (scale, data) == SHOWN or SHOWN not in shown:
+        return folder / "figure.png"
+    return folder / f"figure-{re.sub('[^A-Za-z0-9]+', '-', f'{scale} {data}')}.png"
 
 
 def write_results(

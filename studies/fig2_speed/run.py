@@ -17,7 +17,7 @@ from foveal.engine.progress import Reporter
 from studies.command import Plan, by_row, finish_all, further_of
 from studies.drawing import BLACK, panels, save
 from studies.report import circumstances
-from studies.results import write_results
+from studies.results import figure_file, read_results, write_results
 from studies.runs import Finished
 from studies.study import Further, Results, Row, paper_rows
 from studies.table1e_depth_scale.lines import draw_lines
@@ -63,9 +63,21 @@ def run(
     lines = [_line(name, ours[name], name in best, [pair for pair in found if pair[0].row == name]) for name in ours]
     write_results(study.folder / "result.csv", lines, [row.name for row in study.rows], ("row", "scale", "data"))
     console.print(_table(study.rows, ours))
-    save(_figure(study.rows, ours, by_row(done)), study.folder / "figure.png")
-    console.print(f"{study.folder / 'result.csv'} and figure.png", markup=False, highlight=False, soft_wrap=True)
+    file = figure_file(study.folder, plan.scale.label, plan.data.name)
+    save(_figure(study.rows, _kept(plan), by_row(done)), file)
+    console.print(f"{study.folder / 'result.csv'} and {file.name}", markup=False, highlight=False, soft_wrap=True)
     return best
+
+
+def _kept(plan: Plan) -> Points:
+    """What result.csv has at this scale on these data; times of another machine are not used."""
+    here = (plan.scale.label, plan.data.name, machine())
+    lines = read_results(plan.study.folder / "result.csv")
+    return {
+        line["row"]: (float(line["ms"]), float(line["AP"]))
+        for line in lines
+        if (line["scale"], line["data"], line["machine"]) == here
+    }
 
 
 def our_points(found: Sequence[tuple[Finished, Further]]) -> Points:

@@ -16,10 +16,11 @@ from foveal.cli import main
 from foveal.config import load_config
 from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_run
+from foveal.engine.checkpoint import read_run, read_tensors, save_tensors
+from foveal.engine.evaluate import evaluate
 from foveal.engine.predict import load
 from foveal.engine.train import train
-from foveal.errors import DataError, UsageError
+from foveal.errors import DataError, FovealError, UsageError
 
 TINY = {
     "model": {
@@ -106,19 +107,34 @@ def test_labelled_and_broken_pictures_are_passed_over(run, scenes, unlabelled, t
     assert (done.added_pictures, done.already_labelled, done.unreadable) == (5, 15, 1)
 
 
-def test_a_picture_in_which_nothing_is_found_is_background(run, scenes, tmp_path, monkeypatch):
+def test_a_picture_in_which_nothing_is_found_is_background_and_it_is_said(run, scenes, tmp_path, monkeypatch, caplog):
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     with_threshold(monkeypatch, 1.0)
     done = bootstrap(run, [tmp_path / "black.png"], tmp_path / "more", doubtful=1.0)
     assert (done.added_pictures, done.pictures_without_boxes, done.added_boxes) == (1, 1, 0)
     assert len(read_data(tmp_path / "more", split="train").objects(8).boxes) == 0
+    assert "nothing was found in any of the pictures" in caplog.text
+
+
+@pytest.mark.parametrize("split", ["val", "no such split"])
+def test_a_run_whose_outputs_are_no_numbers_labels_nothing(split, run, scenes, unlabelled, tmp_path):
+    """Whether it is found out on the validation split or, without one, on the new pictures."""
+    broken = shutil.copytree(run, tmp_path / "broken")
+    config = load_config(broken / "config.yaml").with_changes({"data.val_split": split})
+    (broken / "config.yaml").write_text(config.to_yaml())
+    weights = read_tensors(broken / "best.safetensors")
+    weights["class_head.predict.bias"][0] = torch.nan
+    save_tensors(broken / "best.safetensors", weights)
+    with pytest.raises(FovealError, match="broken: the run's outputs are not finite"):
+        bootstrap(broken, [unlabelled], tmp_path / "more")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
 def test_thresholds_are_the_best_f1_of_each_class_on_validation(run, scenes, monkeypatch):
     info = read_run(run)
-    found = class_thresholds(info, scenes)
+    found = class_thresholds(info, load(run), scenes)
     assert set(found) == set(info.class_names)
-    evaluated = bootstrapping.evaluate(info, scenes, "val").per_class
+    evaluated = evaluate(info, scenes, "val").per_class
     for name, threshold in found.items():
         best = evaluated[name].recommended_threshold
         assert threshold == (best if best is not None else info.threshold or info.config.inference.show_threshold)

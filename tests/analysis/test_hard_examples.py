@@ -19,10 +19,11 @@ from foveal.cli import main
 from foveal.config import load_config
 from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
+from foveal.engine.checkpoint import read_tensors, save_tensors
 from foveal.engine.predict import Detector, load
 from foveal.engine.train import train
 from foveal.engine.usable import oversampled
-from foveal.errors import DataError, UsageError
+from foveal.errors import DataError, FovealError, UsageError
 
 TINY = {
     "model": {
@@ -109,6 +110,16 @@ def test_data_that_does_not_fit_is_refused(run: Path, scenes: Path, tmp_path: Pa
         mine(run, tmp_path)
     with pytest.raises(UsageError, match="test"):
         mine(run, scenes, split="test")
+
+
+@pytest.mark.parametrize("head", ["class_head", "box_head"])
+def test_a_run_whose_outputs_are_no_numbers_doubts_nothing(head: str, run: Path, scenes: Path, tmp_path: Path):
+    broken = Path(shutil.copytree(run, tmp_path / "broken"))
+    weights = read_tensors(broken / "best.safetensors")
+    weights[f"{head}.predict.bias"][0] = torch.nan
+    save_tensors(broken / "best.safetensors", weights)
+    with pytest.raises(FovealError, match=r"train-0000\d\.jpg: the run's outputs are not finite"):
+        mine(broken, scenes)
 
 
 def test_the_files_hold_what_was_found(mined: Mined, tmp_path: Path):

@@ -237,7 +237,7 @@ def test_logits_that_are_not_finite_name_the_picture(run, scenes, tmp_path):
     weights = read_tensors(broken / "best.safetensors")
     weights["class_head.predict.bias"][0] = torch.nan
     save_tensors(broken / "best.safetensors", weights)
-    with pytest.raises(FovealError, match=r"val-0000\d\.jpg: the run's class logits are not finite"):
+    with pytest.raises(FovealError, match=r"val-0000\d\.jpg: the run's outputs are not finite"):
         loss_distribution(broken, scenes, device="cpu")
 
 

@@ -312,6 +312,13 @@ def test_float32_is_within_its_bounds_of_float64(loss: ClassificationLoss, targe
     assert_close(gradient_of(loss, logits, target).double(), expected, rtol=2e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("x", [15.0, 17.0, 30.0])
+def test_a_hinge_with_margin_1_has_a_slope_where_p_t_rounds_to_1(x: float) -> None:
+    for logit, target in ((x, 1.0), (-x, 0.0)):
+        exact = Hinge(1.0).derivative(torch.tensor([logit], dtype=torch.float64), target)
+        assert_close(Hinge(1.0).derivative(torch.tensor([logit]), target).double(), exact, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("loss", [Focal(), Focal(gamma=0.5), CrossEntropy(), FocalStar()], ids=str)
 def test_a_float16_gradient_is_right_after_a_loss_scaler(loss: ClassificationLoss) -> None:
     """Background at a logit of -8: under FL its gradient is 8e-11, which float16 alone would make 0."""
@@ -426,6 +433,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
         lambda: FocalStar(alpha=1.5),
         lambda: FocalStar(beta=math.inf),
         lambda: Varifocal(alpha=2),
+        lambda: Varifocal(alpha=(0.5, 0.5)),
         lambda: Hinge(margin=1.5),
         lambda: QualityFocal(gamma=-0.1),
         lambda: Varifocal(gamma=-1),

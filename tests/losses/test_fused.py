@@ -111,6 +111,15 @@ def test_two_classes_and_three_cells_by_hand(channels_last: bool) -> None:
     assert gradient[0, 0, :, 2].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("gamma", [1e-40, 1e-31, 1e-29])
+@pytest.mark.parametrize("largest", [-1.0, 5.0])
+def test_a_gamma_of_next_to_nothing_is_cross_entropy(gamma: float, largest: float) -> None:
+    logits = torch.linspace(-8, largest, 130).reshape(1, 1, 2, 65)
+    of = (NOWHERE, NOWHERE, torch.zeros(0, 2))
+    found = value_and_gradient(sums_of, logits, torch.ones(1), Focal(0.25, gamma), *of)
+    assert_close(found, value_and_gradient(sums_of, logits, torch.ones(1), Focal(0.25, 0.0), *of))
+
+
 # -- what the plain path says ------------------------------------------------------------------------------------------
 
 

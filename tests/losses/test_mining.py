@@ -131,6 +131,19 @@ def test_ssd_keeps_all_positives_and_the_hardest_background_at_its_ratio() -> No
     assert keep[0].nonzero().squeeze(1).tolist() == [1, 5]
 
 
+@pytest.mark.parametrize("count", [2_000, 10**12, 10**30])
+@pytest.mark.parametrize("mining", ["ohem", "ohem_1_3"])
+def test_a_number_beyond_all_anchors_keeps_all_that_are_apart(mining: str, count: int) -> None:
+    loss, counted, boxes = scene(4, 2, 500)
+    positive = torch.rand(2, 500, generator=torch.Generator().manual_seed(5)) < 0.1
+    keep = mined({"mining": mining, "mining_count": count}, loss, positive, counted, boxes)
+    assert torch.equal(keep, mined({"mining": mining, "mining_count": 2_000}, loss, positive, counted, boxes))
+    for image in range(2):
+        candidates = counted[image] & positive[image] if mining == "ohem_1_3" else counted[image]
+        expected = greedy(loss[image], candidates, boxes, 500, 0.5)
+        assert (keep[image] & candidates).nonzero().squeeze(1).tolist() == expected
+
+
 @pytest.mark.parametrize("mining", ["ohem", "ohem_1_3", "ssd"])
 def test_no_pictures(mining: str) -> None:
     nothing = torch.zeros(0, 4)

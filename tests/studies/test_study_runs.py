@@ -15,12 +15,13 @@ from foveal.data.scenes import write_scenes
 from foveal.engine.progress import Silent
 from foveal.errors import Interrupted, TrainingError
 from studies.command import Plan, main, missing, run
+from studies.drawing import save
 from studies.fig7_beta_gamma.run import STUDY as FIGURE_7
 from studies.keys import code_key
 from studies.prior.run import STUDY as PRIOR
 from studies.readme import measured
 from studies.report import figure
-from studies.results import read_results, write_results
+from studies.results import outcome_of, read_results, write_results
 from studies.runs import finish, last_line, read_outcome
 from studies.scales import Data
 from studies.study import Row, Study, paper_rows
@@ -67,6 +68,36 @@ def test_runs_of_other_code_in_the_same_table_are_told(plan):
     said = console.file.getvalue()
     assert "These runs stem from 2 versions of the code" in said
     assert "0ld0ld0: 1 run" in said
+
+
+def test_table_and_figure_show_what_result_csv_keeps(plan, tmp_path):
+    quietly(plan, ["gamma 2"])
+    file = plan.study.folder / "result.csv"
+    older = {**read_results(file)[0], "row": "gamma 0", "AP": "12.34", "code": "0ld0ld0"}
+    write_results(file, [older], GAMMAS)
+    console = Console(file=io.StringIO(), width=400)
+    results = run(plan, ["gamma 2"], "cpu", Silent(), console)
+    assert list(results) == ["gamma 2"]
+    assert "12.3 / " in console.file.getvalue()
+    kept = {**results, "gamma 0": {0: outcome_of(older)}}
+    expected = save(figure(plan.study, kept, paper_rows(plan.study.folder)), tmp_path / "expected.png")
+    assert (plan.study.folder / "figure.png").read_bytes() == expected.read_bytes()
+
+
+def test_a_run_of_other_data_leaves_the_figure_of_the_scenes_alone(plan):
+    quietly(plan, ["gamma 2"])
+    folder = plan.study.folder
+    of_scenes = {**read_results(folder / "result.csv")[0], "data": "scenes"}
+    write_results(folder / "result.csv", [of_scenes], ["gamma 2"])
+    drawn = (folder / "figure.png").read_bytes()
+    longer = dataclasses.replace(plan, scale=dataclasses.replace(plan.scale, steps=2))
+    for other in (plan, longer):
+        console = Console(file=io.StringIO(), width=400)
+        run(other, ["gamma 2"], "cpu", Silent(), console)
+        name = f"figure-{other.scale.label.replace(' ', '-')}-tiny.png"
+        assert (folder / name).stat().st_size > 5000
+        assert name in console.file.getvalue()
+    assert (folder / "figure.png").read_bytes() == drawn
 
 
 def test_a_run_is_trained_once_for_all_tables(plan, tmp_path, shared_runs, data, monkeypatch):

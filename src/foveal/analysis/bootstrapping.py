@@ -20,12 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from foveal.analysis.finite import check_finite
 from foveal.data.detect import read_data, splits_of
 from foveal.data.table import Table
 from foveal.engine.checkpoint import RunInfo, read_json, read_run, write_text
-from foveal.engine.evaluate import evaluate
+from foveal.engine.evaluate import evaluate_detector
 from foveal.engine.files import predict_files
-from foveal.engine.predict import load
+from foveal.engine.predict import Detector, load
 from foveal.engine.sources import Sources
 from foveal.engine.train import train
 from foveal.engine.usable import usable
@@ -79,7 +80,8 @@ def bootstrap(
 
     data: the labelled data; default what the run was trained on. doubtful: 0 .. 1, share of a class's threshold; 1
     makes no regions to ignore. `into` must be new or empty. UsageError where something does not fit or there is no
-    picture to add, DataError where labels are faulty; nothing is left then.
+    picture to add, DataError where labels are faulty, FovealError where the run's outputs are not finite; nothing is
+    left then. Where nothing is found in any picture a warning says so.
     """
     out = Path(into)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -96,13 +98,20 @@ def bootstrap(
         raise UsageError(f"{root}: has no split {training!r}, which the run was trained on; give the data with --data")
     if splits[training].class_names != info.class_names:
         raise UsageError(f"{root}: its classes are not the run's ({', '.join(info.class_names)}); give its own data")
-    thresholds = class_thresholds(info, root, form, device)
+    detector = load(info, device)
+    # It cannot be asked afterwards: what is no number is not found.
+    detector.model.register_forward_hook(
+        lambda _network, _images, outputs: check_finite(
+            [*outputs.logits, *outputs.deltas], [info.path] * len(outputs.logits[0])
+        )
+    )
+    thresholds = class_thresholds(info, detector, root, form)
     beside = out.with_name(f".{out.name}.writing-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         lowest = doubtful * min(thresholds.values())
         found = predict_files(
-            load(info, device), unlabelled, beside / "predictions", "jsonl", min_score=lowest, progress=progress
+            detector, unlabelled, beside / "predictions", "jsonl", min_score=lowest, progress=progress
         )
         labels = {split: _labelled(table, beside) for split, table in splits.items()}
         known = {table.path(row).resolve() for table in splits.values() for row in range(len(table))}
@@ -114,6 +123,12 @@ def bootstrap(
             raise UsageError(
                 f"there is no picture to add: {counts['already_labelled']} labelled already, {found.num_failed} "
                 "unreadable; give pictures that have no labels yet"
+            )
+        if counts["empty"] == counts["added_pictures"]:
+            log.warning(
+                "nothing was found in any of the pictures, so that all are added as background; look at the run: "
+                "foveal evaluate %s DATA",
+                info.path,
             )
         for split, one in labels.items():
             write_text(beside / f"{split}.json", json.dumps(one))
@@ -149,7 +164,7 @@ def train_on(
     return train(data, out, config=info.config, settings=settings, weights=run, device=device)
 
 
-def class_thresholds(info: RunInfo, data: Path, format: str = "auto", device: str = "auto") -> dict[str, float]:
+def class_thresholds(info: RunInfo, detector: Detector, data: Path, format: str = "auto") -> dict[str, float]:
     """The score from which each class is believed: its best F1 on the validation split.
 
     A class that is never found there, or data without that split, has the run's own threshold, or
@@ -160,7 +175,7 @@ def class_thresholds(info: RunInfo, data: Path, format: str = "auto", device: st
     if split not in splits_of(data, format):
         return dict.fromkeys(info.class_names, usual)
     skip_bad = info.config.data.skip_bad
-    per_class = evaluate(info, data, split, format=format, skip_bad=skip_bad, device=device).per_class
+    per_class = evaluate_detector(info, detector, data, split, format=format, skip_bad=skip_bad).per_class
     found = {name: one.recommended_threshold for name, one in per_class.items()}
     return {name: usual if (best := found.get(name)) is None else best for name in info.class_names}
 

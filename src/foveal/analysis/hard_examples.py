@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from foveal.analysis.finite import check_finite
 from foveal.analysis.label_errors import Suspect, suspects
 from foveal.boxes import clip
 from foveal.data.detect import read_data
@@ -115,7 +116,8 @@ def mine(
     """Ranks a split of a data set by what the run finds hard and by what it disbelieves.
 
     The classes of the data must be the run's. progress(done, total) is called after each batch of pictures. Raises
-    UsageError where the split or the classes do not fit, DataError for labels that training would refuse.
+    UsageError where the split or the classes do not fit, DataError for labels that training would refuse, FovealError
+    where the outputs for a picture are not finite.
     """
     detector = load(run, device)
     table = read_data(Path(data), split=split)
@@ -141,7 +143,7 @@ def mine_table(
     labels: list[DoubtfulLabel] = []
     done = 0
     for batch in eval_batches(table, detector.config, batch_size):
-        for found in _looked_at(detector, batch.to(detector.device)):
+        for found in _looked_at(detector, table, batch.to(detector.device)):
             name = table.relative_path(found.row)
             doubtful = _doubtful(found, name, detector.class_names)
             labels += doubtful
@@ -180,10 +182,11 @@ class _Looked:
     scale: Tensor
 
 
-def _looked_at(detector: Detector, batch: Batch) -> Iterator[_Looked]:
+def _looked_at(detector: Detector, table: Table, batch: Batch) -> Iterator[_Looked]:
     config, anchors = detector.config, detector.anchors
     shape = int(batch.images.shape[-2]), int(batch.images.shape[-1])
     outputs = detector.model(batch.images)
+    check_finite([*outputs.logits, *outputs.deltas], [table.path(row) for row in batch.rows.tolist()])
     matched = match(anchors, batch, config.assignment)
     class_BN, box_P = anchor_losses(outputs.logits, outputs.deltas, anchors, matched, batch, config.loss)
     decoded = decode(outputs, anchors, shape, batch.sizes, config.inference, FAINTEST)

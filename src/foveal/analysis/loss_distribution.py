@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from foveal.analysis.finite import check_finite
 from foveal.analysis.logit_counts import SIDES, LogitCounts, anchor_classes
 from foveal.analysis.loss_shares import FRACTIONS, Curve, Elements, SideShares
 from foveal.analysis.loss_text import as_text
@@ -22,12 +23,11 @@ from foveal.config import LossConfig
 from foveal.data.detect import read_data
 from foveal.data.loader import eval_batches
 from foveal.data.table import Table
-from foveal.detections import Batch
 from foveal.engine.checkpoint import Which
 from foveal.engine.class_names import match_classes
 from foveal.engine.predict import Detector, load
 from foveal.engine.usable import left_out
-from foveal.errors import FovealError, UsageError
+from foveal.errors import UsageError
 from foveal.losses.classification import ClassificationLoss, Focal, Weight, classification_loss
 from foveal.matching import match
 
@@ -164,7 +164,7 @@ def count_logits(
         batch = batch.to(device)
         with torch.no_grad():
             logits = detector.model(batch.images).logits
-        _check_finite(logits, batch, table)
+        check_finite(logits, [table.path(row) for row in batch.rows.tolist()])
         counts.add(logits, anchor_classes(match(detector.anchors, batch, config.assignment), known[batch.labels]))
         done += len(batch)
         if progress:
@@ -199,16 +199,6 @@ def distribution_of(
             per_class[class_name][name] = {side: all_[..., label].shares(sums) for side, all_ in sides.items()}
     told = {name: str(loss) for name, loss in losses.items()}
     return LossDistribution(run, split, pictures, told, overall, per_level, per_class, curves, notes)
-
-
-def _check_finite(logits: Sequence[torch.Tensor], batch: Batch, table: Table) -> None:
-    finite_B = torch.stack([torch.isfinite(level).flatten(1).all(1) for level in logits]).all(0)
-    if not finite_B.all():
-        row = int(batch.rows[~finite_B][0])
-        raise FovealError(
-            f"{table.path(row)}: the run's class logits are not finite for this picture; its weights are damaged or "
-            "its training diverged: train it again, or take the other checkpoint"
-        )
 
 
 def _caveats(config: LossConfig) -> list[str]:

@@ -30,6 +30,9 @@ from foveal.losses.classification import (
 SURELY_BACKGROUND = -1e4
 """A logit with a background loss and a gradient of exactly 0 in float32, for FL* from a gamma of .02 on."""
 
+NO_GAMMA = 1e-30
+"""Up to this gamma FL is cross entropy: p^gamma is 1, and 1 / gamma would soon be beyond float32."""
+
 NEAR_1 = 0.75
 """Up to this probability of the class, 1 - p in float32 is off by at most three times the rounding of p."""
 
@@ -107,7 +110,7 @@ class Background:
         rest_known = _probabilities(x, holes, buffers)
         out = buffers[0] if slopes_RW is not None and slopes_RW.dtype != dtype else slopes_RW
         match self.loss:
-            case Focal(_, gamma) if gamma > 0:
+            case Focal(_, gamma) if gamma > NO_GAMMA:
                 total = _focal(gamma, buffers, rest_known, weight, out, scale)
             case Hinge(margin):
                 total = _hinge(margin, buffers, rest_known, out, scale)

@@ -28,6 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
+from numbers import Real
 from typing import Any, cast
 
 import torch
@@ -225,8 +226,9 @@ class Hinge(_OfMargin):
         return (self.margin - torch.sigmoid(x_t)).clamp(min=0)
 
     def _slope(self, x_t: Tensor) -> Tensor:
-        p_t = torch.sigmoid(x_t)
-        return torch.where(p_t < self.margin, -p_t * torch.sigmoid(-x_t), 0.0)
+        # 1 - p_t as it is, not p_t, which rounds to 1: with a margin of 1 the slope reaches as far as there are logits.
+        rest = torch.sigmoid(-x_t)
+        return torch.where(rest > 1 - self.margin, -torch.sigmoid(x_t) * rest, 0.0)
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,8 @@ class Varifocal(ClassificationLoss):
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
-        check_alpha("varifocal loss", self.alpha)
+        sound = isinstance(self.alpha, Real) and 0 <= self.alpha <= 1
+        refuse_unless(sound, f"varifocal loss: alpha is {self.alpha}; give one number of 0 to 1, for all classes")
         refuse_unless(0 <= self.gamma < inf, f"varifocal loss: gamma is {self.gamma:g}; give 0 or more")
 
     @property

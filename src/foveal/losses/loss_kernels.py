@@ -125,7 +125,7 @@ def _of_margin(x_t, beta, margin, LOSS: tl.constexpr, GAMMA: tl.constexpr, EXACT
         p_t, rest, _ = _sigmoids(x_t, 0.0, False, PTX)  # a difference, and off by its rounding
         # A GPU's maximum of NaN and 0 is 0, unless it is told: a broken net would cost nothing.
         value = tl.maximum(margin - p_t, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        steepness = tl.where(p_t < margin, p_t * rest, 0.0)
+        steepness = tl.where(rest > 1 - margin, p_t * rest, 0.0)
     elif LOSS == "focal" and GAMMA != 0:
         p_t, rest, log = _sigmoids(x_t, 0.0, EXACT, PTX)
         cost = tl.maximum(-x_t, 0.0) + log

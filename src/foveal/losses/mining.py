@@ -36,10 +36,10 @@ def keep_mask(
         case "ssd":
             return _hard_background(loss_BN, positive_BN & counted_BN, counted_BN & ~positive_BN, config.mining_ratio)
         case "ohem":
-            count_B = torch.full((len(loss_BN),), config.mining_count, device=loss_BN.device)
+            count_B = _for_each(loss_BN, config.mining_count)
             return hardest_apart(loss_BN, counted_BN, anchors_N4, count_B, config.mining_nms)
         case "ohem_1_3":
-            quarter_B = torch.full((len(loss_BN),), max(1, config.mining_count // 4), device=loss_BN.device)
+            quarter_B = _for_each(loss_BN, max(1, config.mining_count // 4))
             foreground_BN = hardest_apart(loss_BN, positive_BN & counted_BN, anchors_N4, quarter_B, config.mining_nms)
             # A picture without positives still teaches background: three anchors, as if it had one.
             count_B = 3 * foreground_BN.sum(1).clamp(min=1)
@@ -56,19 +56,23 @@ def hardest_apart(
     of two anchors with IoU .6 only the harder is kept; at .7 both are. Fewer are kept where candidates run out.
     """
     keep_BN = torch.zeros_like(candidates_BN)
+    left_B = candidates_BN.sum(1)
+    # More than there are would only cost memory.
+    count_B = count_B.minimum(left_B)
     images, most = len(loss_BN), int(count_B.max()) if len(count_B) else 0
     ranked_BN = torch.where(candidates_BN, loss_BN, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    left_B = candidates_BN.sum(1)
     # One more place than can be kept: those that are not kept are written there.
     kept_BM4 = anchors_N4.new_zeros(images, most + 1, 4)
     number_B = torch.zeros_like(count_B)
     for first in range(0, loss_BN.shape[1], _BLOCK):
-        # Once a block, on a GPU too: it saves all the blocks that follow.
-        if bool(((number_B >= count_B) | (left_B <= first)).all()):
+        # Once a block, on a GPU too: it saves all the blocks that follow, and looking at empty places.
+        open_B = (number_B < count_B) & (left_B > first)
+        busy, filled = torch.stack([open_B.sum(), number_B.max()]).tolist() if images else (0, 0)
+        if not busy:
             break
         index_BR = ranked_BN[:, first : first + _BLOCK]
         boxes_BR4 = anchors_N4[index_BR]
-        free_BR = candidates_BN.gather(1, index_BR) & ~(iou(boxes_BR4, kept_BM4[:, :most]) > nms_iou).any(2)
+        free_BR = candidates_BN.gather(1, index_BR) & ~(iou(boxes_BR4, kept_BM4[:, :filled]) > nms_iou).any(2)
         stay_BR = survivors(iou(boxes_BR4, boxes_BR4) > nms_iou, free_BR)
         place_BR = number_B[:, None] + stay_BR.cumsum(1)
         stay_BR &= place_BR <= count_B[:, None]
@@ -77,6 +81,11 @@ def hardest_apart(
         kept_BM4.scatter_(1, slot_BR[..., None].expand(-1, -1, 4), boxes_BR4)
         number_B = number_B + stay_BR.sum(1)
     return keep_BN
+
+
+def _for_each(loss_BN: Tensor, count: int) -> Tensor:
+    """[B] int64: this number for every picture; all anchors where it is higher, also beyond what 64 bits hold."""
+    return torch.full((len(loss_BN),), min(count, loss_BN.shape[1]), device=loss_BN.device)
 
 
 def _hard_background(loss_BN: Tensor, positive_BN: Tensor, background_BN: Tensor, ratio: float) -> Tensor:
