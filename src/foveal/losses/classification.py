@@ -32,7 +32,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
 from foveal.config import LossConfig
@@ -46,13 +45,14 @@ class ClassificationLoss(ABC):
     def __call__(
         self, logits: Tensor, targets: Tensor | float, weight: Tensor | float = 1.0, keep: Tensor | None = None
     ) -> Tensor:
-        """Element-wise loss >= 0, float32 (float64 for float64 logits), of the logits' shape; differentiable once.
+        """Element-wise loss >= 0, float32 (float64 for float64 logits), of the logits' shape.
 
         targets: 0 .. 1 in any dtype, bool too; no gradient flows to them. weight: factor. keep: bool; what is not kept
         costs 0 and has a gradient of 0, whatever its logit and target are. All three broadcast to the logits' shape.
         Empty logits give an empty loss. Raises UsageError for targets outside 0 .. 1 (tensors are looked at on a CPU
         only, since a GPU would have to be waited for, and not under torch.compile) and for shapes that do not fit.
         torch.func's transforms are refused, with torch's error: differentiate with `torch.autograd` or `backward()`.
+        Second derivatives, which automatic differentiation makes of the closed form, are finite for |x| <= 50.
         `Focal()(log(9), 1)` is .25 x (1 - .9)^2 x -log .9 = .000263.
         """
         logits, targets, weight = checked(logits, targets, weight, keep)
@@ -86,11 +86,11 @@ class _Elementwise(torch.autograd.Function):
         return loss._value(x, _as(targets, x))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Made of torch's operations: under `create_graph` they are recorded, and there is a second derivative."""
         logits, *soft = ctx.saved_tensors
         x = _float(logits)
-        slope = ctx.loss._derivative(x, _as(soft[0] if soft else ctx.number, x))
+        slope = ctx.loss._derivative(x, _as(soft[0].detach() if soft else ctx.number, x))
         # In float32 up to here: a loss scaler's factor is in `gradient`, and saves what float16 alone would lose.
         return (slope * gradient).to(logits.dtype), None, None
 
