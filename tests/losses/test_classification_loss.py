@@ -220,7 +220,7 @@ def test_a_target_that_is_not_finite_is_told_by_the_loss() -> None:
 
 # torch.compile makes an object of every autograd function, which torch itself advises against.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("loss", [Focal(), CrossEntropy(0.75), QualityFocal()], ids=str)
+@pytest.mark.parametrize("loss", [Focal(), Focal(gamma=4.9), CrossEntropy(0.75), QualityFocal()], ids=str)
 def test_a_loss_compiles_as_one_graph(loss: ClassificationLoss) -> None:
     logits, targets = torch.tensor([[-3.0, 0.5], [1.0, 9.0]], requires_grad=True), torch.tensor([[0.0, 1.0], [0.3, 0]])
     torch.compiler.reset()
@@ -306,6 +306,13 @@ def test_a_gradient_penalty_is_the_one_of_plain_cross_entropy() -> None:
         gradient.square().sum().backward()
         weights.append(net.weight.grad)
     assert_close(*weights)
+
+
+@pytest.mark.parametrize("loss", [Focal(gamma=4.9), QualityFocal(4.9), QualityFocal(0.3)], ids=str)
+def test_a_gamma_that_is_no_float32_stays_finite_at_the_ends(loss: ClassificationLoss) -> None:
+    for target in TARGETS:
+        assert bool(loss(WIDE, target).isfinite().all())
+        assert bool(loss.derivative(WIDE, target).isfinite().all())
 
 
 @each_member
