@@ -9,6 +9,7 @@ written as two JSON files; each evaluator then reads and scores them in a proces
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import io
@@ -33,6 +34,7 @@ LIBRARIES = {"foveal": "hotcoco", "pycocotools": "pycocotools"}
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_case(Path(folder))

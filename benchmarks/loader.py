@@ -8,8 +8,8 @@ a temporary folder. Parts are timed one after the other in one thread; the loade
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +36,14 @@ Picture = tuple[np.ndarray, Objects]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", help="photographs that are cut for it unless given")
+    data = parser.parse_args().data
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        table = read_data(sys.argv[1]) if len(sys.argv) > 1 else photographs(Path(folder))
+        table = read_data(data) if data else photographs(Path(folder))
         config = preset("light")
-        name = Path(sys.argv[1]).resolve().stem if len(sys.argv) > 1 else "photographs"
+        name = Path(data).resolve().stem if data else "photographs"
         about = {"data": name, "size": config.data.size, "batch": BATCH}
         rows = [
             {**about, "what": what, "workers": "", **timing.per(count), "pictures_s": round(count / timing.median_s)}

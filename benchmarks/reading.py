@@ -10,6 +10,7 @@ holds alone (`private`) is what it costs again.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import gc
 import io
@@ -39,7 +40,9 @@ WIDTH, HEIGHT = 640, 480
 
 
 def main() -> None:
-    pictures = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", nargs="?", type=int, default=100_000)
+    pictures = parser.parse_args().pictures
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for format, root, label_bytes in write_all(Path(folder), pictures):

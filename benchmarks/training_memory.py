@@ -7,6 +7,7 @@ any machine with the same torch, however busy.
 
 from __future__ import annotations
 
+import argparse
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     peaks: dict[str, tuple[int, int]] = {}
     for name, changes in SETTINGS.items():
         step, estimate = step_of(Config().with_changes(changes))

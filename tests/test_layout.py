@@ -10,7 +10,7 @@ ROOT = Path(foveal.__file__).parent
 ORDER = """
 errors wording names free_memory config detections boxes sweep_nms nms anchors reach grid_matching
 matching_kernels triton_matching matching
-losses.arguments losses.classification losses.background losses.fused losses.boxes losses.mining
+losses.arguments losses.classification losses.once losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.torch_pickle model.torch_files model.weights
 model.backbone model.resnet model.mobilenet model.transformers_files model.transformers_backbone

@@ -86,3 +86,11 @@ def test_without_a_number_of_ones_own_cores_every_core_is_taken(clone, monkeypat
     )
     monkeypatch.setenv("PYTHONPATH", str(clone))
     assert f"-m pytest -n {os.cpu_count()} " in would_do(clone, "test").splitlines()[-1]
+
+
+def test_the_table_of_benchmarks_has_every_one_that_make_bench_runs():
+    [line] = [line for line in would_do(ROOT, "bench").splitlines() if line.startswith("for name in ")]
+    names = line.removeprefix("for name in ").split(";")[0].split()
+    document = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "loss" in names
+    assert [name for name in names if f"| `python -m benchmarks.{name}` |" not in document] == []

@@ -220,7 +220,7 @@ def test_a_target_that_is_not_finite_is_told_by_the_loss() -> None:
 
 # torch.compile makes an object of every autograd function, which torch itself advises against.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("loss", [Focal(), CrossEntropy(0.75), QualityFocal()], ids=str)
+@pytest.mark.parametrize("loss", [Focal(), Focal(gamma=4.9), CrossEntropy(0.75), QualityFocal()], ids=str)
 def test_a_loss_compiles_as_one_graph(loss: ClassificationLoss) -> None:
     logits, targets = torch.tensor([[-3.0, 0.5], [1.0, 9.0]], requires_grad=True), torch.tensor([[0.0, 1.0], [0.3, 0]])
     torch.compiler.reset()
@@ -275,6 +275,60 @@ def test_gradcheck(loss: ClassificationLoss) -> None:
     logits = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0.0, 1.0, 0.3] * 3, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda x: loss(x, targets), (logits,))
+
+
+@pytest.mark.parametrize("loss", SMOOTH, ids=str)
+def test_gradgradcheck(loss: ClassificationLoss) -> None:
+    logits = torch.linspace(-4, 4, 9, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0.0, 1.0, 0.3] * 3, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, targets), (logits,))
+
+
+@each_member
+@each_target
+def test_a_sum_has_the_second_derivative_of_its_elements(loss: ClassificationLoss, target: float) -> None:
+    """Of a sum the gradient that comes back needs none itself."""
+    logits = torch.tensor([-2.0, 0.1, 1.5], dtype=torch.float64)
+    step = 1e-6
+    around = [loss.derivative(logits + way * step, target) for way in (1, -1)]
+    found = torch.autograd.functional.hessian(lambda x: loss(x, target).sum(), logits)
+    assert_close(found, torch.diag((around[0] - around[1]) / (2 * step)), rtol=1e-6, atol=1e-8)
+
+
+def test_a_gradient_penalty_is_the_one_of_plain_cross_entropy() -> None:
+    inputs, targets = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), torch.eye(5)[:, :2]
+    weights = []
+    for loss in (lambda x: CrossEntropy()(x, targets), lambda x: binary_cross_entropy_with_logits(x, targets) * 10):
+        net, leaf = torch.nn.Linear(4, 2), inputs.clone().requires_grad_()
+        torch.nn.init.eye_(net.weight)
+        torch.nn.init.zeros_(net.bias)
+        (gradient,) = torch.autograd.grad(loss(net(leaf)).sum(), leaf, create_graph=True)
+        gradient.square().sum().backward()
+        weights.append(net.weight.grad)
+    assert_close(*weights)
+
+
+@pytest.mark.parametrize("loss", [Focal(gamma=4.9), QualityFocal(4.9), QualityFocal(0.3)], ids=str)
+def test_a_gamma_that_is_no_float32_stays_finite_at_the_ends(loss: ClassificationLoss) -> None:
+    for target in TARGETS:
+        assert bool(loss(WIDE, target).isfinite().all())
+        assert bool(loss.derivative(WIDE, target).isfinite().all())
+
+
+@each_member
+@each_target
+def test_second_derivatives_are_finite_for_logits_up_to_50(loss: ClassificationLoss, target: float) -> None:
+    logits = torch.linspace(-50, 50, 202, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(logits, target).sum(), logits, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), logits)
+    assert bool(second.isfinite().all())
+
+
+def test_targets_get_no_gradient_by_way_of_the_second_derivative() -> None:
+    logits, targets = torch.zeros(3, requires_grad=True), torch.full((3,), 0.5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(Focal()(logits, targets).sum(), logits, create_graph=True)
+    gradient.sum().backward()
+    assert targets.grad is None
 
 
 def test_gradcheck_of_the_hinge_away_from_its_corner() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from benchmarks.matching import peak_bytes
+from foveal.errors import UsageError
 from foveal.losses import CrossEntropy, Focal, FocalStar, Hinge, QualityFocal, Varifocal
 from foveal.losses import fused as file
 from foveal.losses.classification import ClassificationLoss
@@ -298,12 +300,35 @@ def test_a_second_consumer_adds_its_gradient_and_sees_the_logits_as_they_were() 
     assert_close(logits.grad, alone + 2 * before)
 
 
-def test_it_is_differentiable_once_and_says_so() -> None:
+@pytest.mark.parametrize("shape", [lambda sums: sums.sum(), lambda sums: sums.square().sum()], ids=["sum", "square"])
+def test_it_is_differentiable_once_and_says_so(shape: Callable[[Tensor], Tensor]) -> None:
     logits, of = leaf_and_arguments()
-    weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad((weight * sums_of(logits, *of)).sum(), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    (gradient,) = torch.autograd.grad(shape(sums_of(logits, *of)), logits, create_graph=True)
+    (once,) = torch.autograd.grad(shape(sums_of(logits, *of)), logits)
+    assert torch.equal(gradient, once)
+    with pytest.raises(UsageError, match="differentiated once"):
         gradient.sum().backward()
+
+
+def test_its_hessian_and_its_gradient_penalty_are_refused_too() -> None:
+    logits, of = leaf_and_arguments()
+    with pytest.raises(UsageError, match="differentiated once"):
+        torch.autograd.functional.hessian(lambda x: sums_of(x, *of).sum(), logits.detach())
+    weight = torch.ones((), requires_grad=True)
+    (gradient,) = torch.autograd.grad(sums_of(logits * weight, *of).sum(), logits, create_graph=True)
+    with pytest.raises(UsageError, match="differentiated once"):
+        gradient.square().sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:Using backward:UserWarning")
+def test_a_graph_of_the_gradient_that_nobody_follows_does_no_harm() -> None:
+    logits, of = leaf_and_arguments()
+    sums_of(logits, *of).sum().backward()
+    alone, logits.grad = logits.grad, None
+    sums_of(logits, *of).sum().backward(create_graph=True)
+    sums_of(logits, *of).sum().backward()
+    assert_close(logits.grad.detach(), 2 * alone)
+    logits.grad = None  # else leaf and graph hold each other
 
 
 def test_gradcheck() -> None:

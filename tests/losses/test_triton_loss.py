@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -364,11 +365,13 @@ def test_a_second_backward_pass_gives_the_same_again(scale: float | None) -> Non
     assert torch.equal(first, second)
 
 
-def test_a_loss_that_is_differentiated_twice_is_refused() -> None:
+@pytest.mark.parametrize("shape", [lambda sums: sums.sum(), lambda sums: sums.square().sum()], ids=["sum", "square"])
+def test_a_loss_that_is_differentiated_twice_is_refused(shape: Callable[[Tensor], Tensor]) -> None:
     logits = some_logits(torch.channels_last)
     sums = level_loss(logits, some_labels(), LossConfig())
-    (gradient,) = torch.autograd.grad(sums.square().sum(), logits, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    (gradient,) = torch.autograd.grad(shape(sums), logits, create_graph=True, retain_graph=True)
+    assert torch.equal(gradient, torch.autograd.grad(shape(sums), logits)[0])
+    with pytest.raises(UsageError, match="differentiated once"):
         gradient.sum().backward()
 
 

@@ -100,3 +100,24 @@ def test_the_features_that_come_in_are_not_changed():
     before = [f.clone() for f in inputs]
     pyramid(inputs)
     assert_close(inputs, before)
+
+
+def test_gradients_of_maps_one_cell_wide_are_numbers_in_bfloat16() -> None:
+    """torch 2.13 reads memory that it did not write there: whatever was in it, NaN here, came into the weights."""
+    for seed in range(8):
+        pyramid = Pyramid(CHANNELS, range(3, 8), 8).to(memory_format=torch.channels_last)
+        maps = [one.contiguous(memory_format=torch.channels_last) for one in features(96, 32, seed)]
+        left = [torch.full((count,), math.nan) for count in (100, 1_000, 5_000, 20_000, 100_000) for _ in range(20)]
+        del left
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = pyramid(maps)
+        sum(level.float().sum() for level in outputs).backward()
+        assert [name for name, weight in pyramid.named_parameters() if not bool(weight.grad.isfinite().all())] == []
+
+
+def test_maps_one_cell_wide_say_the_same_in_training_and_after() -> None:
+    pyramid = Pyramid(CHANNELS, range(3, 8), 5)
+    trained, later = pyramid(features(96, 32)), pyramid.eval()(features(96, 32))
+    assert [tuple(level.shape[2:]) for level in trained] == [(12, 4), (6, 2), (3, 1), (2, 1), (1, 1)]
+    for one, other in zip(trained, later, strict=True):
+        assert_close(one, other)

@@ -25,6 +25,7 @@ from foveal.losses.classification import (
     QualityFocal,
     Varifocal,
     Weight,
+    exponent_parts,
 )
 
 SURELY_BACKGROUND = -1e4
@@ -157,7 +158,11 @@ def _focal(
         torch.addcmul(p, log_rest, point, value=-gamma, out=point).div_(-gamma)
     elif slope is not None:
         torch.lerp(log_rest, _number(-1 / gamma, p.dtype), p, out=point)
-    p.pow_(gamma)
+    high, low = exponent_parts(gamma, p.dtype)
+    beyond = p.pow(low) if low else None
+    p.pow_(high)
+    if beyond is not None:
+        p.mul_(beyond)
     if weight is not None:
         p.mul_(weight)
     if slope is not None:

@@ -22,10 +22,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from foveal.losses.background import Background, Buffers, Hole
 from foveal.losses.classification import ClassificationLoss
+from foveal.losses.once import differentiable_once
 
 BLOCK = 1 << 19
 """float32 numbers that go through all steps at a time, 2 MB: less leaves torch's threads waiting for each other."""
@@ -54,7 +54,7 @@ def fused_sums(
     targets_PK: Tensor,
     upstream_B: Tensor | None = None,
 ) -> Tensor:
-    """[B] float64 class loss of each image over all levels, differentiable once.
+    """[B] float64 class loss of each image over all levels, differentiable once; UsageError the second time.
 
     logits: L of [B, A, K, X], any float dtype; arithmetic is float32 (float64 for float64, and for FL*). targets_PK:
     what the logits of the levels' positive anchors should say, 0 .. 1. upstream_B: what backward will bring, if that is
@@ -105,7 +105,7 @@ class _FusedSums(torch.autograd.Function):
         return sums_B
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, upstream_B: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
         if ctx.upstream_B is not None and not torch.equal(upstream_B, ctx.upstream_B.to(upstream_B.dtype)):

@@ -14,10 +14,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from foveal.config import LossConfig
 from foveal.errors import UsageError
+from foveal.losses.once import differentiable_once
 from foveal.matching import BACKGROUND, IGNORED, Match
 
 BLOCK, WARPS = 2048, 4
@@ -57,8 +57,8 @@ def level_loss(logits_BCHW: Tensor, labels_BX: Tensor, config: LossConfig, scale
     which another one arrives are done again. Without it forward reads, backward reads and writes. In either case the
     factor is in before anything is rounded to the logits' dtype: a float16 gradient of 8e-11 is not 0 under a scaler.
 
-    Sums of blocks are added in a fixed order: the same inputs give the same bits. Differentiable once. The host never
-    waits.
+    Sums of blocks are added in a fixed order: the same inputs give the same bits. Differentiable once; UsageError the
+    second time. The host never waits.
     """
     _check(logits_BCHW, labels_BX, config)
     channels_last = logits_BCHW.is_contiguous(memory_format=torch.channels_last)
@@ -89,7 +89,7 @@ class _LevelLoss(torch.autograd.Function):
         return _launch(logits, labels_BX, config, ctx.gradient, scale_B).sum(1, dtype=torch.float64)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, upstream_B: Tensor) -> tuple[Tensor, None, None, None]:
         logits, labels_BX = ctx.saved_tensors
         gradient, done_B = ctx.gradient, ctx.scale_B

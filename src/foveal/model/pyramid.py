@@ -49,6 +49,9 @@ class Pyramid(nn.Module):
         outputs = [conv(x) for conv, x in zip(self.output.values(), reversed(merged), strict=True)]
         x = outputs[-1] if self.p6_from == "P5" else features[-1]
         for name, conv in self.extra.items():
+            if self.training and x.shape[-1] == 1:
+                # The same numbers, from zeros that are written: torch 2.13's bfloat16 gradient reads some that are not.
+                x = F.pad(x, (0, 1))
             x = conv(x if name == "6" or self.p6_from == "C5_linear" else F.relu(x))
             outputs.append(x)
         return outputs
