@@ -83,6 +83,12 @@ def test_gamma_0_is_cross_entropy(target: float) -> None:
     assert_close(QualityFocal(0.0)(GRID, target), expected)
 
 
+@each_target
+def test_gamma_0_is_cross_entropy_for_an_infinite_logit_too(target: float) -> None:
+    infinite = torch.tensor([math.inf, -math.inf])
+    assert torch.equal(2 * Focal(0.5, 0.0).derivative(infinite, target), CrossEntropy().derivative(infinite, target))
+
+
 def test_fl_star_at_gamma_1_and_beta_0_is_cross_entropy() -> None:
     assert_close(FocalStar(0.75, 1.0, 0.0)(GRID, 1.0), CrossEntropy(0.75)(GRID, 1.0))
 
