@@ -221,6 +221,17 @@ def test_faulty_labels_stop_training_unless_told_to_skip_them(scenes, tmp_path):
     assert any("skipped 1 faulty label and 0 unreadable pictures" in line for line in notes.lines)
 
 
+def test_a_validation_split_that_cannot_be_read_stops_training_unless_told_to_skip_it(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    (data / "val.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"val\.json"):
+        run_tiny(data, tmp_path / "run")
+    notes = Notes()
+    train(data, tmp_path / "run", config=tiny(data__skip_bad=True, train__steps=1), device="cpu", reporter=notes)
+    assert any("no pictures in split 'val'" in line for line in notes.lines)
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_level_term_and_pictures(scenes, tmp_path):
     with pytest.raises(TrainingError) as caught:
         run_tiny(scenes, tmp_path / "run", tiny(train__lr=1e30, train__clip=0.0, train__optimiser="sgd"))

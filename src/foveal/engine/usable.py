@@ -55,7 +55,10 @@ def oversampled(table: Table, data: DataConfig, say: Callable[[str], None]) -> T
 
 
 def validation_table(data: Path, config: Config, training: Table, reporter: Reporter) -> Table | None:
-    """The split to choose the best weights on; None where the data set has none, or none with pictures."""
+    """The split to choose the best weights on; None where the data set has none, or none with pictures.
+
+    A split whose label file cannot be read has none either; `usable` refuses that, or says that it is skipped.
+    """
     name = config.data.val_split
     try:
         table = read_data(data, split=name, format=config.data.format)
@@ -63,6 +66,8 @@ def validation_table(data: Path, config: Config, training: Table, reporter: Repo
         if name != DataConfig().val_split or name in splits_of(data, config.data.format):
             raise
         table = None
+    if table is not None and not len(table):
+        table = usable(table, config, reporter.say)
     if table is None or not len(table):
         lacks = "has no split" if table is None else "has no pictures in split"
         reporter.say(f"{data} {lacks} {name!r}: training without evaluation, the last weights count")
