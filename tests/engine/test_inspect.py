@@ -267,6 +267,15 @@ def test_pictures_without_any_object_are_inspected(tmp_path: Path):
     assert "every anchor is background" in found.table()
 
 
+def test_a_set_without_any_class_has_a_problem(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("a.png,,,,,\n")
+    found = inspect(tmp_path, CONFIG)
+    (told,) = found.problems
+    assert (told.file, told.problem, told.fatal) == (str(tmp_path), "no class: the labels name none", True)
+    assert "Positive anchors an object" not in found.table()
+
+
 def test_drawn_pictures_show_labels_and_matched_anchors(small: Path):
     folder = draw_samples(small, CONFIG, 5, small / "drawn")
     names = sorted(path.name for path in folder.iterdir())

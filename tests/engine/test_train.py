@@ -232,6 +232,15 @@ def test_a_validation_split_that_cannot_be_read_stops_training_unless_told_to_sk
     assert any("no pictures in split 'val'" in line for line in notes.lines)
 
 
+def test_a_training_split_without_any_class_is_refused(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 2}, size=64, seed=1)
+    (data / "train.json").unlink()
+    (data / "train.csv").write_text("train-00000.jpg,,,,,\ntrain-00001.jpg,,,,,\n")
+    with pytest.raises(UsageError, match="no class: label something first"):
+        run_tiny(data, tmp_path / "run")
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_level_term_and_pictures(scenes, tmp_path):
     with pytest.raises(TrainingError) as caught:
         run_tiny(scenes, tmp_path / "run", tiny(train__lr=1e30, train__clip=0.0, train__optimiser="sgd"))

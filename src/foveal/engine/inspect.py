@@ -123,9 +123,11 @@ def inspect(
     problems += pictures_in_two_splits(tables, compare_bytes=check_pictures)
     if check_pictures:
         problems += unreadable_pictures(tables, config.data.max_pixels, progress)
+    names = list(dict.fromkeys(name for table in tables for name in table.class_names))
+    if not names and any(map(len, tables)):
+        problems.append(Problem(str(data), "", "", "", "no class: the labels name none", "label something first"))
     learnt = next((table for table in tables if table.split == config.data.train_split), tables[0])
     config = _fitted(config, learnt)
-    names = list(dict.fromkeys(name for table in tables for name in table.class_names))
     return Inspection(
         data=str(data),
         format=learnt.format,

@@ -112,6 +112,8 @@ def _imbalance(found: Inspection, width: int) -> str:
         f"ignored, {mean.background:.0f} background{padding}{ratio} (mean of {counted(mean.pictures, 'picture')} of "
         f"{mean.split})."
     )
+    if not mean.positives_per_object:
+        return textwrap.fill(text, width)
     names = sorted(mean.positives_per_object, key=lambda name: mean.positives_per_object[name])[:10]
     fewest = "" if len(names) == len(mean.positives_per_object) else "the fewest are "
     each = ", ".join(f"{name} {mean.positives_per_object[name]:.1f}" for name in names)

@@ -22,12 +22,17 @@ SHOWN = 5
 
 
 def training_table(data: Path, config: Config, reporter: Reporter) -> Table:
-    """The split to learn from; UsageError if it has no picture."""
+    """The split to learn from; UsageError if it has no picture or no class."""
     table = usable(read_data(data, split=config.data.train_split, format=config.data.format), config, reporter.say)
     if not len(table):
         raise UsageError(
             f"{data}: its split {config.data.train_split!r} has no picture to train on; check the folder with "
             "`foveal inspect`, or name another split with --data.train-split"
+        )
+    if not table.class_names:
+        raise UsageError(
+            f"{data}: its split {config.data.train_split!r} has {counted(len(table), 'picture')} and no class: label "
+            "something first"
         )
     return oversampled(table, config.data, reporter.say) if config.data.oversample else table
 
