@@ -95,7 +95,7 @@ def test_one_split_can_be_inspected_alone(small: Path):
 
 def test_everything_is_one_json_object_with_the_promised_keys(small: Path):
     found = json.loads(json.dumps(inspect(small, CONFIG).as_dict()))
-    assert {"images", "boxes", "classes", "coverage", "imbalance", "problems"} == set(found)
+    assert {"images", "boxes", "classes", "coverage", "imbalance", "notes", "problems"} == set(found)
 
 
 def test_fitted_anchors_are_what_is_inspected_with_auto(small: Path):
@@ -274,6 +274,17 @@ def test_a_set_without_any_class_has_a_problem(tmp_path: Path):
     (told,) = found.problems
     assert (told.file, told.problem, told.fatal) == (str(tmp_path), "no class: the labels name none", True)
     assert "Positive anchors an object" not in found.table()
+
+
+def test_names_that_may_be_one_class_are_noted_and_are_no_problem(small: Path):
+    (small / "val.json").unlink()
+    boxes = [(0, 0, [28, 28, 32, 32], 0), (0, 0, [60, 60, 50, 50], 0), (0, 1, [40, 40, 8, 8], 0)]
+    write_coco(small, "train", [("a.png", 128, 128)], boxes, ("dust", "Dust"))
+    found = inspect(small, CONFIG)
+    assert found.problems == ()
+    (note,) = found.as_dict()["notes"]
+    assert note == "'Dust' (1) and 'dust' (2) may be one class"
+    assert note in found.table()
 
 
 def test_drawn_pictures_show_labels_and_matched_anchors(small: Path):

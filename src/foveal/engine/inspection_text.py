@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from foveal.engine.inspect import Inspection
 
 SHOWN_CLASSES = 40
+SHOWN_NOTES = 5
 SHOWN_PROBLEMS = 500
 
 
@@ -36,6 +37,7 @@ def as_text(found: Inspection, width: int) -> str:
         textwrap.fill(head, width),
         _rendered(_split_grid(found), width),
         _rendered(_class_grid(found), width),
+        _notes(found.notes, width),
         _anchors(found, width),
         _imbalance(found, width),
         _problems(found.problems, width),
@@ -71,6 +73,11 @@ def _class_grid(found: Inspection) -> Grid:
         grid.add_row(name, f"{counts.objects}", *(f"{n}" for n in per_split), f"{counts.pictures}", *sizes)
     _rest(grid, len(found.class_names))
     return grid
+
+
+def _notes(notes: Sequence[str], width: int) -> str:
+    more = [f"... {len(notes) - SHOWN_NOTES} more (--json)"] if len(notes) > SHOWN_NOTES else []
+    return "\n".join(textwrap.fill(note, width) for note in [*notes[:SHOWN_NOTES], *more])
 
 
 def _anchors(found: Inspection, width: int) -> str:
