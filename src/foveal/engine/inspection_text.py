@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES = 40
 SHOWN_NOTES = 5
-SHOWN_PROBLEMS = 500
+SHOWN_CAUSES = 20
+SHOWN_EXAMPLES = 5
 
 
 def as_text(found: Inspection, width: int) -> str:
@@ -130,15 +133,27 @@ def _imbalance(found: Inspection, width: int) -> str:
 def _problems(problems: Sequence[Problem], width: int) -> str:
     if not problems:
         return "No problems."
+    by_cause: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_cause[_cause(problem)].append(problem)
     lines = [counted(len(problems), "problem")]
-    for problem in problems[:SHOWN_PROBLEMS]:
-        named = f"{problem.field} {problem.value}".strip()
-        place = ", ".join(part for part in (problem.file, problem.where, named) if part)
-        sentence = textwrap.fill(f"{problem.problem}; {problem.fix}", width - 4)
-        lines += [place, textwrap.indent(sentence, "    ")]
-    if len(problems) > SHOWN_PROBLEMS:
-        lines.append(f"... and {len(problems) - SHOWN_PROBLEMS:,} more; --json lists all of them")
-    return "\n".join(lines)
+    for alike in list(by_cause.values())[:SHOWN_CAUSES]:
+        for problem in alike[:SHOWN_EXAMPLES]:
+            named = f"{problem.field} {problem.value}".strip()
+            place = ", ".join(part for part in (problem.file, problem.where, named) if part)
+            sentence = textwrap.fill(f"{problem.problem}; {problem.fix}", width - 4)
+            lines += [place, textwrap.indent(sentence, "    ")]
+        lines += _more(len(alike) - SHOWN_EXAMPLES, "like the last")
+    return "\n".join(lines + _more(sum(map(len, list(by_cause.values())[SHOWN_CAUSES:])), "of other causes"))
+
+
+def _cause(problem: Problem) -> str:
+    """What problems of one kind have in common: how the sentence begins, without numbers and names."""
+    return " ".join(re.sub(r"\d+|'[^']*'", "", problem.problem).split()[:4])
+
+
+def _more(count: int, which: str) -> list[str]:
+    return [f"... and {count:,} more {which}; --json lists all of them"] if count > 0 else []
 
 
 def _grid(headers: Sequence[str]) -> Grid:

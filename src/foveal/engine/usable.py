@@ -134,5 +134,5 @@ def _refusal(table: Table, problems: list[Problem]) -> str:
     lines += [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  ... and {len(problems) - SHOWN} more")
-    lines.append("`foveal inspect` lists them all; mend them, or add --skip-bad to train without them")
+    lines.append("`foveal inspect --json` lists them all; mend them, or add --skip-bad to train without them")
     return "\n".join(lines)
