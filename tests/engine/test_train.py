@@ -340,6 +340,23 @@ def test_a_missing_picture_is_told_before_the_first_step(scenes, tmp_path):
     assert any("skipped 0 faulty labels and 1 unreadable picture" in line for line in notes.lines)
 
 
+def test_pictures_that_are_none_and_pictures_cut_off_are_told_and_counted_alike(scenes, tmp_path):
+    """In CSV the first is met by the reader, which wants its size, the second where pixels are decoded."""
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 6}, size=64, seed=1)
+    (data / "train.json").unlink()
+    pictures = sorted((data / "images").iterdir())
+    (data / "train.csv").write_text("".join(f"{picture.name},1,1,20,20,cell\n" for picture in pictures))
+    pictures[0].write_bytes(b"hello")
+    pictures[1].write_bytes(pictures[1].read_bytes()[:-200])
+    with pytest.raises(DataError) as caught:
+        run_tiny(data, tmp_path / "run")
+    assert [Path(problem.file).name for problem in caught.value.problems] == [pictures[0].name, pictures[1].name]
+    notes = Notes()
+    train(data, tmp_path / "run", config=tiny(data__skip_bad=True, train__steps=1), device="cpu", reporter=notes)
+    assert any("skipped 0 faulty labels and 2 unreadable pictures" in line for line in notes.lines)
+
+
 def test_a_validation_split_that_is_asked_for_by_name_must_exist(scenes, tmp_path):
     with pytest.raises(UsageError, match="exam"):
         run_tiny(scenes, tmp_path / "run", tiny(data__val_split="exam"))
