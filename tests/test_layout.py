@@ -26,7 +26,8 @@ engine.allocator engine.progress engine.schedule engine.checkpoint engine.run_nu
 engine.usable engine.class_names
 engine.predict engine.tiles engine.sources engine.results engine.drawn engine.files
 engine.metrics engine.evaluation engine.coco_metric engine.scoring engine.scored_files engine.evaluate
-engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.inspection_text engine.inspect
+engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.similar_names
+engine.inspection_text engine.inspect
 engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
 engine.preparation engine.budget engine.train engine.demo
 analysis.finite analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining

@@ -38,7 +38,7 @@ def test_rows_of_a_picture_may_be_scattered(tmp_path: Path):
         "path,x1,y1,x2,y2,class\na.png,1.5,2,30,40,cat\n",
         "image_path,xmin,ymin,xmax,ymax,label\na.png,1.5,2,30,40,cat\n",
         "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,60,40,cat,1.5,2,30,40\n",
-        "Bild,links,oben,rechts,unten,Klasse\na.png,1.5,2,30,40,cat\n",
+        "Image Name,X-Min,Y-Min,X-Max,Y-Max,cls\na.png,1.5,2,30,40,cat\n",
         "a.png;1.5;2;30;40;cat\n",
         "a.png\t1.5\t2\t30\t40\tcat",
         '\ufeff"a.png", 1.5, 2.0, 3e1, 40, cat\r\n\r\n',
@@ -49,6 +49,39 @@ def test_one_box_in_many_hands(tmp_path: Path, text: str):
     table = read(tmp_path, text)
     assert read_back(table) == ONE
     assert not [told for told in table.problems if "leaves" not in told.problem]
+
+
+@pytest.mark.parametrize(
+    ("header", "missing", "unknown"),
+    [
+        ("filename,x,y,width,height,label", "x1, y1, x2, y2", "x, y, width, height"),
+        ("filename;x;y;w;h;label", "x1, y1, x2, y2", "x, y, w, h"),
+        ("image_id,xmin,ymin,width,height,label", "x2, y2", "width, height"),
+        ("image,x_center,y_center,width,height,class", "x1, y1, x2, y2", "x_center, y_center, width, height"),
+        ("filename,ymin,xmin,ymax,xmax,thing", "class", "thing"),
+        ("filename,x0,y0,x1,y1,label", "x2, y2", "x0, y0"),
+        (
+            "Bild,links,oben,rechts,unten,Klasse",
+            "path, x1, y1, x2, y2, class",
+            "Bild, links, oben, rechts, unten, Klasse",
+        ),
+        ("filename,label,split,x,y,width,height", "x1, y1, x2, y2", "split, x, y, width, height"),
+        ("filename,label", "x1, y1, x2, y2", ""),
+    ],
+)
+def test_a_header_in_other_words_is_refused_by_its_words(tmp_path: Path, header: str, missing: str, unknown: str):
+    cells = ",".join(["a.png", "1.5", "2", "30", "40", "cat", "7"][: len(header.replace(";", ",").split(","))])
+    table = read(tmp_path, f"{header}\n{cells}\n{cells}\n")
+    (told,) = table.problems
+    assert (told.where, told.field, told.value, told.fatal) == ("line 1", "header", header.replace(";", ","), True)
+    words = f"; the words {unknown} are unknown" if len(unknown.split()) > 1 else f"; the word {unknown} is unknown"
+    assert told.problem == f"the header names no column {missing}" + (words if unknown else "")
+    assert "path,x1,y1,x2,y2,class" in told.fix
+    assert (len(table), table.num_boxes, table.class_names) == (0, 0, ())
+
+
+def test_columns_are_taken_by_their_words_and_not_by_their_places(tmp_path: Path):
+    assert read_back(read(tmp_path, "filename,ymin,xmin,ymax,xmax,cls\na.png,2,1.5,40,30,cat\n")) == ONE
 
 
 @pytest.mark.parametrize("row", ["b.png,,,,,", "b.png", "b.png,", "b.png, , ,,,"])
@@ -153,6 +186,11 @@ def test_files_are_found_where_people_put_them(tmp_path: Path, file: str, split:
     (tmp_path / file).write_text("a.png,1,2,3,4,cat\n")
     (tmp_path / "classes.csv").write_text("cat,0\n")
     assert find_csv(tmp_path) == {split: tmp_path / file}
+
+
+def test_boxes_under_a_header_that_is_not_understood_are_found_so_that_it_can_be_told(tmp_path: Path):
+    (tmp_path / "labels.csv").write_text("filename,x,y,width,height,label\na.png,1,2,3,4,cat\n")
+    assert find_csv(tmp_path) == {"labels": tmp_path / "labels.csv"}
 
 
 def test_other_tables_are_no_labels(tmp_path: Path):

@@ -120,6 +120,37 @@ def test_a_call_without_data_says_what_is_looked_for(tmp_path: Path):
         read_data(tmp_path / "notes.txt")
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_of_data_sets_is_refused_by_their_names(format: str, tmp_path: Path):
+    write("csv", tmp_path / "set1", {"train": TWO_SPLITS["train"]}, ["cat", "big dog"])
+    write(format, tmp_path / "set2", {"train": TWO_SPLITS["train"]}, ["cat", "big dog"])
+    with pytest.raises(UsageError, match="set1 and set2 look like data sets; give one of them"):
+        read_data(tmp_path)
+    assert len(read_data(tmp_path / "set1")) == len(read_data(tmp_path / "set2")) == 2
+
+
+def test_of_many_data_sets_some_are_named(tmp_path: Path):
+    for name in "abcde":
+        write("coco", tmp_path / name, TWO_SPLITS, ["cat", "big dog"])
+    with pytest.raises(UsageError, match="a, b, c and 2 more look like data sets"):
+        read_data(tmp_path)
+
+
+def test_a_data_set_is_read_whatever_else_lies_in_folders_below_it(tmp_path: Path):
+    write("csv", tmp_path, TWO_SPLITS, ["cat", "big dog"])
+    write("csv", tmp_path / "copy1", TWO_SPLITS, ["cat", "big dog"])
+    write("csv", tmp_path / "copy2", TWO_SPLITS, ["cat", "big dog"])
+    assert len(read_data(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("format", ["coco", "csv"])
+@pytest.mark.parametrize("folders", [("train", "val"), ("annotations", "more"), ("train2017", "val2017")])
+def test_folders_of_splits_and_of_annotations_are_one_data_set(format: str, folders: tuple[str, str], tmp_path: Path):
+    for folder, split in zip(folders, TWO_SPLITS, strict=True):
+        write(format, tmp_path / folder, {split: TWO_SPLITS[split]}, ["cat", "big dog"])
+    assert splits_of(tmp_path) == ["train", "val"]
+
+
 def test_of_two_formats_in_one_folder_the_named_one_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     write("yolo", tmp_path, TWO_SPLITS, ["cat", "big dog"])
     write("coco", tmp_path, TWO_SPLITS, ["cat", "big dog"])

@@ -361,6 +361,13 @@ def test_faulty_labels_are_noted(run_of):
     )
 
 
+def test_pictures_that_the_reader_left_out_are_noted_as_pictures(run_of):
+    problems = (Problem("a.csv", "line 1", "", "", "is empty", "remove it"),)
+    problems += tuple(Problem(f"{name}.jpg", "", "", "", "the picture is empty", "replace it") for name in "bc")
+    evaluation = evaluate(run_of(("cell", "platelet"), PERFECT), replace(small_table(), problems=problems))
+    assert evaluation.notes == ("left out 1 faulty label and 2 unreadable pictures; `foveal inspect` tells more",)
+
+
 def test_faulty_labels_are_told_once_where_they_are_skipped(run_of):
     table = replace(small_table(), problems=(Problem("a.json", "", "bbox", "", "is empty", "remove it"),))
     notes = evaluate(run_of(("cell", "platelet"), detections()), table, skip_bad=True).notes

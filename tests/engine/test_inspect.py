@@ -95,7 +95,7 @@ def test_one_split_can_be_inspected_alone(small: Path):
 
 def test_everything_is_one_json_object_with_the_promised_keys(small: Path):
     found = json.loads(json.dumps(inspect(small, CONFIG).as_dict()))
-    assert {"images", "boxes", "classes", "coverage", "imbalance", "problems"} == set(found)
+    assert {"images", "boxes", "classes", "coverage", "imbalance", "notes", "problems"} == set(found)
 
 
 def test_fitted_anchors_are_what_is_inspected_with_auto(small: Path):
@@ -250,12 +250,41 @@ def test_many_classes_are_cut_to_those_that_matter(small: Path, monkeypatch: pyt
     assert "dust" not in text.split("Anchors at")[0]
 
 
-def test_a_long_list_of_problems_says_how_many_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_coco(tmp_path, "train", [(f"{i}.png", 128, 128) for i in range(3)], [])
-    monkeypatch.setattr(inspection_text, "SHOWN_PROBLEMS", 2)
+def test_problems_of_one_cause_are_told_by_five_examples(tmp_path: Path):
+    boxes = [(0, 0, [10 + i, 10, 0, 5], 0) for i in range(6)]
+    write_coco(tmp_path, "train", [(f"{i}.png", 128, 128) for i in range(8)], boxes)
+    found = inspect(tmp_path, CONFIG)
+    text = found.table()
+    assert "14 problems\n" in text
+    lines = text[text.index("14 problems") :].splitlines()
+    assert [line for line in lines if "more like" in line] == [
+        "... and 1 more like the last; --json lists all of them",
+        "... and 3 more like the last; --json lists all of them",
+    ]
+    assert sum("the box has no area" in line for line in lines) == 5
+    assert sum("cannot be read (No such file or directory)" in line for line in lines) == 5
+    assert sum(str(tmp_path) in line for line in lines) == 10
+    assert len(found.as_dict()["problems"]) == 14
+
+
+def test_problems_of_one_cause_stand_together(tmp_path: Path):
+    boxes = [(0, 0, [1, 1, 0, 5], 0), (0, 0, [9, 9, -5, 5], 0)]
+    for split in ("train", "val"):
+        write_coco(tmp_path, split, [(f"{split}.png", 128, 128)], boxes)
+    text = inspect(tmp_path, CONFIG, check_pictures=False).table()
+    told = [line.split("(")[0].strip() for line in text[text.index("4 problems") :].splitlines() if "the box" in line]
+    inverted = "the box is inverted: it ends before it starts"
+    assert told == ["the box has no area", "the box has no area", inverted, inverted]
+    assert "more like" not in text
+
+
+def test_a_long_list_of_causes_says_how_many_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    boxes = [(0, 0, [10, 10, 0, 5], 0), (0, 0, [10, 10, 10, -5], 0)]
+    write_coco(tmp_path, "train", [(f"{i}.png", 128, 128) for i in range(3)], boxes)
+    monkeypatch.setattr(inspection_text, "SHOWN_CAUSES", 2)
     text = inspect(tmp_path, CONFIG).table()
-    assert "3 problems\n" in text
-    assert text.endswith("... and 1 more; --json lists all of them")
+    assert "5 problems\n" in text
+    assert text.endswith("... and 3 more of other causes; --json lists all of them")
 
 
 def test_pictures_without_any_object_are_inspected(tmp_path: Path):
@@ -265,6 +294,26 @@ def test_pictures_without_any_object_are_inspected(tmp_path: Path):
     assert found.as_dict()["images"]["without_objects"] == 1
     assert found.advice == ()
     assert "every anchor is background" in found.table()
+
+
+def test_a_set_without_any_class_has_a_problem(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("a.png,,,,,\n")
+    found = inspect(tmp_path, CONFIG)
+    (told,) = found.problems
+    assert (told.file, told.problem, told.fatal) == (str(tmp_path), "no class: the labels name none", True)
+    assert "Positive anchors an object" not in found.table()
+
+
+def test_names_that_may_be_one_class_are_noted_and_are_no_problem(small: Path):
+    (small / "val.json").unlink()
+    boxes = [(0, 0, [28, 28, 32, 32], 0), (0, 0, [60, 60, 50, 50], 0), (0, 1, [40, 40, 8, 8], 0)]
+    write_coco(small, "train", [("a.png", 128, 128)], boxes, ("dust", "Dust"))
+    found = inspect(small, CONFIG)
+    assert found.problems == ()
+    (note,) = found.as_dict()["notes"]
+    assert note == "'Dust' (1) and 'dust' (2) may be one class"
+    assert note in found.table()
 
 
 def test_drawn_pictures_show_labels_and_matched_anchors(small: Path):

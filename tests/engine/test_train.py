@@ -221,6 +221,26 @@ def test_faulty_labels_stop_training_unless_told_to_skip_them(scenes, tmp_path):
     assert any("skipped 1 faulty label and 0 unreadable pictures" in line for line in notes.lines)
 
 
+def test_a_validation_split_that_cannot_be_read_stops_training_unless_told_to_skip_it(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 8}, size=64, seed=1)
+    (data / "val.json").write_text('{"images": [')
+    with pytest.raises(DataError, match=r"val\.json"):
+        run_tiny(data, tmp_path / "run")
+    notes = Notes()
+    train(data, tmp_path / "run", config=tiny(data__skip_bad=True, train__steps=1), device="cpu", reporter=notes)
+    assert any("no pictures in split 'val'" in line for line in notes.lines)
+
+
+def test_a_training_split_without_any_class_is_refused(scenes, tmp_path):
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 2}, size=64, seed=1)
+    (data / "train.json").unlink()
+    (data / "train.csv").write_text("train-00000.jpg,,,,,\ntrain-00001.jpg,,,,,\n")
+    with pytest.raises(UsageError, match="no class: label something first"):
+        run_tiny(data, tmp_path / "run")
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_level_term_and_pictures(scenes, tmp_path):
     with pytest.raises(TrainingError) as caught:
         run_tiny(scenes, tmp_path / "run", tiny(train__lr=1e30, train__clip=0.0, train__optimiser="sgd"))
@@ -318,6 +338,23 @@ def test_a_missing_picture_is_told_before_the_first_step(scenes, tmp_path):
     config = tiny(data__skip_bad=True, train__steps=1)
     train(data, tmp_path / "run", config=config, device="cpu", reporter=notes)
     assert any("skipped 0 faulty labels and 1 unreadable picture" in line for line in notes.lines)
+
+
+def test_pictures_that_are_none_and_pictures_cut_off_are_told_and_counted_alike(scenes, tmp_path):
+    """In CSV the first is met by the reader, which wants its size, the second where pixels are decoded."""
+    data = tmp_path / "data"
+    write_scenes(data, {"train": 6}, size=64, seed=1)
+    (data / "train.json").unlink()
+    pictures = sorted((data / "images").iterdir())
+    (data / "train.csv").write_text("".join(f"{picture.name},1,1,20,20,cell\n" for picture in pictures))
+    pictures[0].write_bytes(b"hello")
+    pictures[1].write_bytes(pictures[1].read_bytes()[:-200])
+    with pytest.raises(DataError) as caught:
+        run_tiny(data, tmp_path / "run")
+    assert [Path(problem.file).name for problem in caught.value.problems] == [pictures[0].name, pictures[1].name]
+    notes = Notes()
+    train(data, tmp_path / "run", config=tiny(data__skip_bad=True, train__steps=1), device="cpu", reporter=notes)
+    assert any("skipped 0 faulty labels and 2 unreadable pictures" in line for line in notes.lines)
 
 
 def test_a_validation_split_that_is_asked_for_by_name_must_exist(scenes, tmp_path):

@@ -1,13 +1,14 @@
 """CSV: a row a box, `path,x1,y1,x2,y2,class` in pixels, half-open as ours; `path,,,,,` is a picture without objects.
 
-One file a split (train.csv, val.csv, test.csv) or one for all. A header may name the columns in another order. Paths
-may have backslashes and are relative to the file, its images/ or its split's folder. Classes are the names that occur
-in any split, sorted.
+One file a split (train.csv, val.csv, test.csv) or one for all. A header may name the columns in another order, in words
+that are known: by its place alone a column is taken only where there is no header. Paths may have backslashes and are
+relative to the file, its images/ or its split's folder. Classes are the names that occur in any split, sorted.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from foveal.wording import counted
 
 COLUMNS = ("path", "x1", "y1", "x2", "y2", "class")
 _HEADERS = {
-    "path": ("path", "image_path", "filename", "file_name", "file", "image", "img", "image_id", "imageid"),
-    "x1": ("x1", "xmin", "x_min", "left"),
-    "y1": ("y1", "ymin", "y_min", "top"),
-    "x2": ("x2", "xmax", "x_max", "right"),
-    "y2": ("y2", "ymax", "y_max", "bottom"),
-    "class": ("class", "label", "class_name", "classname", "category", "name"),
+    "path": ("path", "imagepath", "filepath", "filename", "file", "image", "imagename", "img", "imageid"),
+    "x1": ("x1", "xmin", "minx", "left"),
+    "y1": ("y1", "ymin", "miny", "top"),
+    "x2": ("x2", "xmax", "maxx", "right"),
+    "y2": ("y2", "ymax", "maxy", "bottom"),
+    "class": ("class", "label", "classname", "cls", "category", "categoryname", "name"),
 }
+"""Words for each column, in lower case without spaces, - and _. `x` and `width` are none: `x` may be a centre."""
 
 CSV_BOX = BoxForm("x1,y1,x2,y2", lambda boxes_G4, sizes_G2: boxes_G4)
 
@@ -35,13 +37,18 @@ def find_csv(path: Path) -> dict[str, Path]:
 
 
 def looks_like_boxes(file: Path) -> bool:
-    """Whether the first row is a header or a box, or the file's name promises them, so that damage can be told."""
+    """Whether the first row is a header or a box, or looks like one, or the file's name promises them.
+
+    So damage, and a header in other words, can be told.
+    """
     if split_of_file(file) is not None:
         return True
     rows = _rows(file, lambda *fault: None)
     first = next(rows, (0, []))[1]
     rows.close()
-    return _is_row(first) or _header(first) is not None
+    columns = _columns(first)
+    half_known = columns["path"] is not None and columns["class"] is not None and len(first) >= len(COLUMNS)
+    return _is_row(first) or None not in columns.values() or (half_known and _is_wordy(first))
 
 
 def read_csv(
@@ -126,11 +133,14 @@ def _box_rows(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
     width = len(COLUMNS)
     for position, (line, cells) in enumerate(_rows(file, report)):
         if position == 0 and not _is_row(cells):
-            header = _header(cells)
-            if header is not None:
-                order, width = header, len(cells)
-            if header is not None or _is_wordy(cells):
+            columns = _columns(cells)
+            found = [place for place in columns.values() if place is not None]
+            if len(found) == len(COLUMNS):
+                order, width = found, len(cells)
                 continue
+            if _is_wordy(cells):
+                _report_header(cells, columns, line, report)
+                return
         if len(cells) != width and not any(map(str.strip, cells[width:] if len(cells) > width else cells[1:])):
             cells = (cells + [""] * width)[:width]
         if len(cells) == width:
@@ -159,11 +169,21 @@ def _rows(file: Path, report: Report) -> Generator[tuple[int, list[str]], None, 
                 yield reader.line_num, cells
 
 
-def _header(cells: Sequence[str]) -> list[int] | None:
-    """Where each of COLUMNS stands in a header; None if this is none."""
-    names = [cell.strip().lower().replace(" ", "_") for cell in cells]
-    found = [next((names.index(word) for word in _HEADERS[column] if word in names), None) for column in COLUMNS]
-    return None if None in found else [column for column in found if column is not None]
+def _columns(cells: Sequence[str]) -> dict[str, int | None]:
+    """Where each of COLUMNS stands in a header; None for one that it does not name."""
+    names = [re.sub(r"[\s_-]", "", cell.lower()) for cell in cells]
+    return {
+        column: next((names.index(word) for word in words if word in names), None) for column, words in _HEADERS.items()
+    }
+
+
+def _report_header(cells: Sequence[str], columns: dict[str, int | None], line: int, report: Report) -> None:
+    missing = ", ".join(column for column, place in columns.items() if place is None)
+    words = [cell.strip() for place, cell in enumerate(cells) if cell.strip() and place not in columns.values()]
+    are = f"words {', '.join(words)} are" if len(words) > 1 else f"word {', '.join(words)} is"
+    unknown = f"; the {are} unknown" if words else ""
+    fix = f"name the columns {','.join(COLUMNS)}: the box's left, top, right and lower edge, so x2 is x1 + width"
+    report(line, "header", ",".join(cells), f"the header names no column {missing}{unknown}", fix)
 
 
 def _is_row(cells: Sequence[str]) -> bool:
@@ -173,9 +193,10 @@ def _is_row(cells: Sequence[str]) -> bool:
 
 
 def _is_wordy(cells: Sequence[str]) -> bool:
-    """Whether these cells are a header in words of its own, whose columns are in their places."""
-    words = all(corner.strip() and _number(corner) is None for corner in cells[1:5])
-    return len(cells) == len(COLUMNS) and words and Path(cells[0]).suffix.lower() not in PICTURE_SUFFIXES
+    """Whether these cells are words, as in a header: several, none of them a number or a picture's name."""
+    words = [cell.strip() for cell in cells if cell.strip()]
+    pictures = any(Path(word).suffix.lower() in PICTURE_SUFFIXES for word in words)
+    return len(words) > 1 and not pictures and all(_number(word) is None for word in words)
 
 
 def _number(text: str) -> float | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.data.coco import coco_classes, find_coco, read_coco
 from foveal.data.csv import csv_classes, find_csv, read_csv
-from foveal.data.layout import SPLIT_WORDS, split_name
+from foveal.data.layout import SPLIT_WORDS, is_astray, is_part, split_name, subfolders
 from foveal.data.table import Table
 from foveal.data.voc import find_voc, read_voc
 from foveal.data.yolo import find_yolo, read_yolo
@@ -92,7 +93,7 @@ def splits_of(path: str | Path, format: str = "auto") -> list[str]:
 
 
 def find_data(path: str | Path, format: str = "auto") -> Source:
-    """What lies at `path`; raises UsageError where there is no such place or no data in it."""
+    """What lies at `path`; raises UsageError where there is no such place, no data in it, or several data sets."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"{path}: there is no such file or folder; give the folder that holds labels and pictures")
@@ -100,7 +101,8 @@ def find_data(path: str | Path, format: str = "auto") -> Source:
         raise UsageError(f"no label format is called {format!r}: use auto, {', '.join(FORMATS)}")
     found: list[Source] = []
     damaged: list[DataError] = []
-    for name in FORMATS if format == "auto" else (format,):
+    formats = FORMATS if format == "auto" else (format,)
+    for name in formats:
         try:
             splits = _FIND[name](path)
         except OSError as error:
@@ -114,10 +116,26 @@ def find_data(path: str | Path, format: str = "auto") -> Source:
             raise damaged[0]
         wanted = "COCO, VOC, YOLO or CSV" if format == "auto" else format
         raise UsageError(f"{path}: holds no labels as {wanted}; {LOOKED_FOR}")
+    if any(is_astray(file, path) for file in found[0].splits.values()):
+        sets = list(_data_sets_below(path, formats))
+        if len(sets) > 1:
+            more = [f"{len(sets) - 3} more"] if len(sets) > 4 else []
+            *first, last = sets[: 3 if more else 4] + more
+            raise UsageError(f"{path}: {', '.join(first)} and {last} look like data sets; give one of them")
     if len(found) > 1:
         others = ", ".join(source.format for source in found[1:])
         log.warning("%s: read as %s; it holds labels as %s too (--data.format)", path, found[0].format, others)
     return found[0]
+
+
+def _data_sets_below(path: Path, formats: Sequence[str]) -> Iterator[str]:
+    """Names of the folders directly below `path` that hold labels of their own."""
+    for folder in (folder for folder in subfolders(path) if not is_part(folder)):
+        for name in formats:
+            with suppress(OSError, DataError):
+                if any(not is_astray(file, folder) for file in _FIND[name](folder).values()):
+                    yield folder.name
+                    break
 
 
 def _chosen(source: Source, split: str | None) -> str:

@@ -23,6 +23,9 @@ SPLIT_WORDS = {
 _SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 
 
+ANNOTATION_FOLDERS = ("annotations", "labels", "annotation")
+
+
 def split_name(text: str) -> str | None:
     """train, val, test or trainval as `text` names it (`instances_train2017`, `valid`, `Test`), else None."""
     for word in re.split(r"[^a-z]+", text.lower()):
@@ -120,8 +123,22 @@ def split_of_file(file: Path) -> str | None:
 
 def data_root(file: Path) -> Path:
     """The data set's folder, given one of its label files: the file's folder, or the one above annotations/."""
-    named = file.parent.name.lower() in ("annotations", "labels", "annotation")
-    return file.parent.parent if named else file.parent
+    return file.parent.parent if file.parent.name.lower() in ANNOTATION_FOLDERS else file.parent
+
+
+def is_astray(file: Path, root: Path) -> bool:
+    """Whether a label file lies in a folder below `root` that is named after neither annotations nor its split.
+
+    Such a folder may be a data set of its own.
+    """
+    split = split_name(file.parent.name)
+    below = file.parent.parent == root and not is_part(file.parent)
+    return below and (split is None or split != split_name(file.stem))
+
+
+def is_part(folder: Path) -> bool:
+    """Whether a folder is named as the part of a data set that holds its labels: annotations/, train/."""
+    return folder.name.lower() in ANNOTATION_FOLDERS or folder.name.lower() in _SPLIT_OF_WORD
 
 
 def picture_folder(root: Path, label_file: Path, names: Sequence[str]) -> str:

@@ -106,7 +106,7 @@ def read_picture(table: Table, draw: Draw, config: Config) -> tuple[np.ndarray, 
     if image.shape[:2] != stated:
         raise ImageError(
             f"{path}: the picture is displayed as {image.shape[1]} x {image.shape[0]}, the labels say {stated[1]} x "
-            f"{stated[0]}, so boxes would be misplaced; correct the labels (foveal inspect lists all such pictures)"
+            f"{stated[0]}, so boxes would be misplaced; correct the labels (foveal inspect --json lists all of them)"
         )
     if draw.epoch == EVALUATION:
         return resize_with_objects(image, objects, draw.size)

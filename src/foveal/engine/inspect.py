@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from foveal.engine.contents import Contents, Imbalance, contents, imbalance, tot
 from foveal.engine.coverage import Coverage, LabelledBoxes, coverage
 from foveal.engine.inspection_text import as_text
 from foveal.engine.picture_check import pictures_in_two_splits, unreadable_pictures
+from foveal.engine.similar_names import similar_names
 from foveal.errors import DataError, FovealError, UsageError
 from foveal.matching import match_image
 from foveal.wording import counted
@@ -41,7 +42,10 @@ SHOWN_SIDE = 640
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found: every split counted, reach and imbalance of the anchors in one, all problems."""
+    """What `inspect` found: every split counted, reach and imbalance of the anchors in one, all problems.
+
+    notes: what may be wrong and may be meant, in sentences; they are no problems.
+    """
 
     data: str
     format: str
@@ -53,9 +57,10 @@ class Inspection:
     advice: tuple[Advice, ...]
     imbalance: Imbalance
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values under images, boxes, classes, coverage, imbalance and problems."""
+        """Plain values under images, boxes, classes, coverage, imbalance, notes and problems."""
         everything = total([part.everything for part in self.contents])
         return {
             "images": {
@@ -86,6 +91,7 @@ class Inspection:
                 "advice": [advice.as_dict() for advice in self.advice],
             },
             "imbalance": self.imbalance.as_dict(),
+            "notes": list(self.notes),
             "problems": [problem.as_dict() for problem in self.problems],
         }
 
@@ -123,21 +129,29 @@ def inspect(
     problems += pictures_in_two_splits(tables, compare_bytes=check_pictures)
     if check_pictures:
         problems += unreadable_pictures(tables, config.data.max_pixels, progress)
+    names = list(dict.fromkeys(name for table in tables for name in table.class_names))
+    if not names and any(map(len, tables)):
+        problems.append(Problem(str(data), "", "", "", "no class: the labels name none", "label something first"))
     learnt = next((table for table in tables if table.split == config.data.train_split), tables[0])
     config = _fitted(config, learnt)
-    names = list(dict.fromkeys(name for table in tables for name in table.class_names))
+    counted_parts = tuple(contents(table, config) for table in tables)
     return Inspection(
         data=str(data),
         format=learnt.format,
         config=config,
         class_names=tuple(names),
-        contents=tuple(contents(table, config) for table in tables),
+        contents=counted_parts,
         coverage=coverage(learnt, config),
         covered_per_split={table.split: _covered(table, config) for table in tables},
         advice=tuple(advise(learnt, config)),
         imbalance=imbalance(learnt, config),
         problems=tuple(dict.fromkeys(problems)),
+        notes=tuple(similar_names({name: _objects(name, counted_parts) for name in names})),
     )
+
+
+def _objects(name: str, parts: Sequence[Contents]) -> int:
+    return sum(part.per_class[name].objects for part in parts if name in part.per_class)
 
 
 def draw_samples(

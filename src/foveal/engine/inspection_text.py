@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from foveal.engine.inspect import Inspection
 
 SHOWN_CLASSES = 40
-SHOWN_PROBLEMS = 500
+SHOWN_NOTES = 5
+SHOWN_CAUSES = 20
+SHOWN_EXAMPLES = 5
 
 
 def as_text(found: Inspection, width: int) -> str:
@@ -36,6 +40,7 @@ def as_text(found: Inspection, width: int) -> str:
         textwrap.fill(head, width),
         _rendered(_split_grid(found), width),
         _rendered(_class_grid(found), width),
+        _notes(found.notes, width),
         _anchors(found, width),
         _imbalance(found, width),
         _problems(found.problems, width),
@@ -71,6 +76,11 @@ def _class_grid(found: Inspection) -> Grid:
         grid.add_row(name, f"{counts.objects}", *(f"{n}" for n in per_split), f"{counts.pictures}", *sizes)
     _rest(grid, len(found.class_names))
     return grid
+
+
+def _notes(notes: Sequence[str], width: int) -> str:
+    more = [f"... {len(notes) - SHOWN_NOTES} more (--json)"] if len(notes) > SHOWN_NOTES else []
+    return "\n".join(textwrap.fill(note, width) for note in [*notes[:SHOWN_NOTES], *more])
 
 
 def _anchors(found: Inspection, width: int) -> str:
@@ -112,6 +122,8 @@ def _imbalance(found: Inspection, width: int) -> str:
         f"ignored, {mean.background:.0f} background{padding}{ratio} (mean of {counted(mean.pictures, 'picture')} of "
         f"{mean.split})."
     )
+    if not mean.positives_per_object:
+        return textwrap.fill(text, width)
     names = sorted(mean.positives_per_object, key=lambda name: mean.positives_per_object[name])[:10]
     fewest = "" if len(names) == len(mean.positives_per_object) else "the fewest are "
     each = ", ".join(f"{name} {mean.positives_per_object[name]:.1f}" for name in names)
@@ -121,15 +133,27 @@ def _imbalance(found: Inspection, width: int) -> str:
 def _problems(problems: Sequence[Problem], width: int) -> str:
     if not problems:
         return "No problems."
+    by_cause: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_cause[_cause(problem)].append(problem)
     lines = [counted(len(problems), "problem")]
-    for problem in problems[:SHOWN_PROBLEMS]:
-        named = f"{problem.field} {problem.value}".strip()
-        place = ", ".join(part for part in (problem.file, problem.where, named) if part)
-        sentence = textwrap.fill(f"{problem.problem}; {problem.fix}", width - 4)
-        lines += [place, textwrap.indent(sentence, "    ")]
-    if len(problems) > SHOWN_PROBLEMS:
-        lines.append(f"... and {len(problems) - SHOWN_PROBLEMS:,} more; --json lists all of them")
-    return "\n".join(lines)
+    for alike in list(by_cause.values())[:SHOWN_CAUSES]:
+        for problem in alike[:SHOWN_EXAMPLES]:
+            named = f"{problem.field} {problem.value}".strip()
+            place = ", ".join(part for part in (problem.file, problem.where, named) if part)
+            sentence = textwrap.fill(f"{problem.problem}; {problem.fix}", width - 4)
+            lines += [place, textwrap.indent(sentence, "    ")]
+        lines += _more(len(alike) - SHOWN_EXAMPLES, "like the last")
+    return "\n".join(lines + _more(sum(map(len, list(by_cause.values())[SHOWN_CAUSES:])), "of other causes"))
+
+
+def _cause(problem: Problem) -> str:
+    """What problems of one kind have in common: how the sentence begins, without numbers and names."""
+    return " ".join(re.sub(r"\d+|'[^']*'", "", problem.problem).split()[:4])
+
+
+def _more(count: int, which: str) -> list[str]:
+    return [f"... and {count:,} more {which}; --json lists all of them"] if count > 0 else []
 
 
 def _grid(headers: Sequence[str]) -> Grid:
