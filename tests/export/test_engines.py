@@ -11,7 +11,7 @@ from rectangles import NAMES
 
 from foveal.cli import main
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import save_tensors
+from foveal.engine.checkpoint import read_run, save_tensors, write_description, write_text
 from foveal.engine.predict import load
 from foveal.errors import UsageError
 from foveal.export.benchmarking import Row, as_text
@@ -105,6 +105,34 @@ def test_a_file_of_older_weights_is_refused(run, exported, tiny_model):
     with pytest.raises(UsageError, match=r"was not exported from best\.safetensors as it is now; export the run again"):
         open_detector(run, "onnxruntime")
     assert open_detector(exported)[1].class_names == ("red", "green", "blue")  # the file alone is good
+
+
+def test_a_file_of_older_settings_is_refused(run, exported):
+    before = read_run(run)
+    changes = [
+        ("model.p6_from", "P5", "C5", "P5"),
+        ("anchors.ratios", [0.5, 1, 3], "0.5, 1.0, 2.0", "0.5, 1.0, 3.0"),
+        ("assignment.padding", "background", "ignored", "background"),
+        ("data.size", 64, "96", "64"),
+        ("data.max_pixels", 50_000_000, "100000000", "50000000"),
+        ("inference.nms_iou", 0.3, "0.5", "0.3"),
+        ("inference.show_threshold", 0.2, "0.5", "0.2"),
+    ]
+    for setting, value, old, new in changes:
+        write_text(run / "config.yaml", before.config.with_changes({setting: value}).to_yaml())
+        words = rf"was exported with {setting} \(?{old}\)?, and config\.yaml now says \(?{new}\)?; export the run again"
+        for engine in ("onnxruntime", "openvino"):
+            with pytest.raises(UsageError, match=words):
+                open_detector(run, engine)
+    trained_otherwise = {"model.batch_norm": "trained", "train.lr": 0.5, "data.workers": 1, "loss.gamma": 1}
+    write_text(run / "config.yaml", before.config.with_changes(trained_otherwise).to_yaml())
+    open_detector(run, "onnxruntime")
+    write_description(run, before.config, ("box", *NAMES[1:]), before.category_ids)
+    with pytest.raises(UsageError, match=rf"with class names {', '.join(NAMES)}, and classes\.json now says box, "):
+        open_detector(run, "onnxruntime")
+    write_description(run, before.config, NAMES, (1, 2, 3))
+    with pytest.raises(UsageError, match=r"with category ids 10, 20, 30, and classes\.json now says 1, 2, 3; export"):
+        open_detector(run, "onnxruntime")
 
 
 def test_of_two_files_that_openvino_reads_the_newer_one_is_opened(run, pictures):

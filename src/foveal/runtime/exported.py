@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foveal.anchors import Anchors
+from foveal.config import Config, flat_settings
 from foveal.data.images import padded_shape
 from foveal.decoding import Found, decode
 from foveal.detections import Batch
@@ -21,12 +22,18 @@ from foveal.engine.predict import Detector, load
 from foveal.errors import CheckpointError, UsageError
 from foveal.hub.addresses import address_of
 from foveal.model.retinanet import Outputs
+from foveal.names import printable
 from foveal.runtime.description import Description, fingerprint
+from foveal.runtime.publishing import name_of
 from foveal.runtime.sessions import EngineName, Session, open_session
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 """Where `foveal export` puts a file of each format in the run's folder."""
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+_FOR_TRAINING = {
+    "model.weights", "model.batch_norm", "model.frozen_stages", "model.head_init", "model.prior", "model.channels_last",
+    "anchors.auto",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def open_detector(
     path: a run folder, one on the hub, or a file of `foveal export`. engine: `auto` is PyTorch for a folder, ONNX
     Runtime for .onnx, OpenVINO for .xml. Given a folder and another engine than PyTorch, the file that `foveal export`
     left there is opened, the newest that the engine reads; UsageError if it was made of other weights than `which`,
-    default the best, now are. A file alone has its own, and takes no `which`.
+    default the best, now are, or with other settings or classes. A file alone has its own, and takes no `which`.
     """
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
@@ -152,7 +159,7 @@ def open_detector(
     session = open_session(file, engine)
     told = Description.of_metadata(session.metadata, file)
     if run is not None:
-        _check_age(run, file, told, which or "best")
+        _check_age(read_run(run), file, told, which or "best")
     info = RunInfo(file, told.config, told.class_names, told.category_ids, told.threshold)
     return info, detector_of(session, told)
 
@@ -180,7 +187,36 @@ def _file_of_run(run: Path, engine: EngineName) -> Path:
     )
 
 
-def _check_age(run: Path, file: Path, told: Description, which: Which) -> None:
-    weights = weights_file(run, which)
+def _check_age(run: RunInfo, file: Path, told: Description, which: Which) -> None:
+    """UsageError unless the file has the run's weights, classes and settings as they are now."""
+    weights = weights_file(run.path, which)
     if told.weights != fingerprint(weights):
         raise UsageError(f"{file}: was not exported from {weights.name} as it is now; export the run again")
+    old, new = _what_counts(told.config), _what_counts(run.config)
+    compared: list[tuple[str, str, Any, Any]] = [
+        ("class names", "classes.json", told.class_names, run.class_names),
+        ("category ids", "classes.json", told.category_ids, run.category_ids),
+        *((name, "config.yaml", value, new[name]) for name, value in old.items()),
+    ]
+    for name, source, before, now in compared:
+        if before != now:
+            raise UsageError(
+                f"{file}: was exported with {name} {_shown(before)}, and {source} now says {_shown(now)}; "
+                "export the run again"
+            )
+
+
+def _what_counts(config: Config) -> dict[str, Any]:
+    """The settings by which the same weights find other things, by name."""
+    names = ("data.size", "data.max_size", "data.pad_multiple", "data.max_pixels", "assignment.padding")
+    found = {
+        name: value
+        for name, value in flat_settings(config).items()
+        if name in names or (name.startswith(("model.", "anchors.", "inference.")) and name not in _FOR_TRAINING)
+    }
+    # Of a backbone's folder a file has the last name alone.
+    return {**found, "model.backbone": name_of(config.model.backbone.removeprefix("hf:"))}
+
+
+def _shown(value: Any) -> str:
+    return printable(", ".join(map(str, value)) if isinstance(value, tuple) else value) or "none"
