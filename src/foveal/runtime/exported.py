@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +19,14 @@ from foveal.decoding import Found, decode
 from foveal.detections import Batch
 from foveal.engine.checkpoint import RunInfo, Which, read_run
 from foveal.engine.predict import Detector, load
-from foveal.errors import CheckpointError, UsageError
+from foveal.errors import CheckpointError, UsageError, WeightsError
 from foveal.hub.addresses import address_of
 from foveal.model.retinanet import Outputs
 from foveal.names import printable
 from foveal.runtime.description import Description, fingerprint
 from foveal.runtime.publishing import name_of
 from foveal.runtime.sessions import EngineName, Session, open_session
+from foveal.wording import counted
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 """Where `foveal export` puts a file of each format in the run's folder."""
@@ -38,10 +39,24 @@ _FOR_TRAINING = {
 
 @dataclass(frozen=True)
 class ExportedEngine:
-    """Runs an exported file of any of the four kinds, with and without `resize` and `nms`."""
+    """Runs an exported file of any of the four kinds, with and without `resize` and `nms`.
+
+    WeightsError, here or when it looks at pictures, where the file is not what its metadata promises.
+    """
 
     session: Session
     description: Description
+
+    def __post_init__(self) -> None:
+        told = self.description
+        inputs = ["images", *(["sizes"] if told.nms and not told.resize else [])]
+        raw = [f"{what}_P{level}" for what in ("logits", "deltas") for level in told.config.model.level_numbers]
+        outputs = ["boxes", "scores", "labels"] if told.nms else raw
+        for verb, found, wanted in (
+            ("takes", self.session.inputs, inputs), ("gives", self.session.outputs, outputs)
+        ):  # fmt: skip
+            if set(found) != set(wanted):
+                raise self._otherwise(f"{verb} {_sorted(found)}, and its metadata promises {_sorted(wanted)}")
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +95,14 @@ class ExportedEngine:
         """Detections of pictures [B, H, W, 3] as the file takes them; `sizes` as it sees them after its own resize."""
         outputs = self.session(self.inputs(images_BHWC, sizes_B2))
         if self.description.nms:
+            labels = outputs["labels"]
+            places = len(images_BHWC), *labels.shape[1:2]
+            self._check_shapes(outputs, {"labels": places, "scores": places, "boxes": (*places, 4)})
+            classes = len(self.description.class_names)
+            if labels.size and labels.max() >= classes:
+                raise self._otherwise(
+                    f"finds class {labels.max()}, and its metadata names {counted(classes, 'class')}, from 0"
+                )
             return listed(outputs, min_score)
         return self._decoded(outputs, sizes_B2, images_BHWC.shape[1:3], min_score)
 
@@ -98,12 +121,27 @@ class ExportedEngine:
         height, width = shape
         if self.description.resize:  # the file pads by itself, to the shape that follows from the size
             height, width = padded_shape((int(sizes_B2[0, 0]), int(sizes_B2[0, 1])), config.data.pad_multiple)
+        anchors = Anchors.from_config(config)
+        cells = dict(zip(levels, anchors.feature_shapes(height, width), strict=True))
+        channels = {"logits": anchors.per_cell * len(self.description.class_names), "deltas": anchors.per_cell * 4}
+        batch = len(sizes_B2)
+        self._check_shapes(
+            outputs, {f"{what}_P{n}": (batch, channels[what], *cells[n]) for what in channels for n in levels}
+        )
         raw = Outputs(
             *(tuple(torch.from_numpy(outputs[f"{what}_P{n}"]) for n in levels) for what in ("logits", "deltas"))
         )
         padding_answers = config.assignment.padding == "background"
-        anchors = Anchors.from_config(config)
         return decode(raw, anchors, (height, width), sizes_B2, config.inference, min_score, padding_answers)
+
+    def _check_shapes(self, outputs: dict[str, np.ndarray], wanted: dict[str, tuple[int, ...]]) -> None:
+        for name, shape in wanted.items():
+            if outputs[name].shape != shape:
+                found, promised = (" x ".join(map(str, one)) for one in (outputs[name].shape, shape))
+                raise self._otherwise(f"{name} has the shape {found} and its metadata promises {promised}")
+
+    def _otherwise(self, what: str) -> WeightsError:
+        return WeightsError(f"{self.session.path}: {what}; export the run again")
 
 
 def listed(outputs: dict[str, np.ndarray], min_score: float) -> list[Found]:
@@ -216,6 +254,10 @@ def _what_counts(config: Config) -> dict[str, Any]:
     }
     # Of a backbone's folder a file has the last name alone.
     return {**found, "model.backbone": name_of(config.model.backbone.removeprefix("hf:"))}
+
+
+def _sorted(names: Iterable[str]) -> str:
+    return printable(", ".join(sorted(names)), 200)
 
 
 def _shown(value: Any) -> str:
