@@ -17,7 +17,7 @@ from foveal.data.scenes import write_scenes
 from foveal.engine.checkpoint import read_run, save_tensors, write_description, write_text
 from foveal.engine.predict import load
 from foveal.errors import UsageError, WeightsError
-from foveal.export.benchmarking import Row, as_text
+from foveal.export.benchmarking import Row, as_text, benchmark
 from foveal.export.exporting import export_run
 from foveal.runtime.exported import open_detector
 from foveal.runtime.sessions import EngineName
@@ -258,6 +258,12 @@ def test_the_table_of_a_benchmark_says_what_is_missing():
 def test_what_was_not_measured_is_null_in_json():
     told = json.loads(json.dumps(Row("openvino", 320, missing="this needs openvino").as_dict(), allow_nan=False))
     assert (told["ms"], told["ms_spread"], told["memory_mb"], told["shape"]) == (None, [None, None], None, [0, 0])
+
+
+@pytest.mark.parametrize("seconds", [-3.0, float("nan"), float("inf")])
+def test_a_benchmark_of_no_time_is_misuse(run, seconds):
+    with pytest.raises(UsageError, match=f"{seconds:g} seconds: give 0 or more"):
+        benchmark(run, seconds=seconds)
 
 
 @pytest.mark.slow

@@ -250,3 +250,5 @@ def test_the_last_weights_have_their_own_threshold_or_none(run, pictures, tiny_m
 def test_a_run_on_the_hub_is_exported_to_a_place_that_is_said():
     with pytest.raises(UsageError, match=r"hf://alice/cells: is on the hub.*--out FILE"):
         export_run("hf://alice/cells")
+    with pytest.raises(UsageError, match=r"^hf://alice/cells: is on the hub"):
+        export_run(Path("hf://alice/cells"))

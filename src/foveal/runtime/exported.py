@@ -166,10 +166,10 @@ def open_detector(
     """
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
-    if engine not in ("auto", "torch") and address_of(path) is not None:
+    if engine not in ("auto", "torch") and (address := address_of(path)) is not None:
         raise UsageError(
-            f"{os.fspath(path)}: a run on the hub has no exported file; write one with foveal export "
-            f"{os.fspath(path)} --out FILE, and give that file"
+            f"{address}: a run on the hub has no exported file; write one with foveal export "
+            f"{address} --out FILE, and give that file"
         )
     file = Path(path)
     suffix = "" if file.is_dir() else file.suffix
