@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from foveal.errors import ConfigError
+from foveal.wording import counted
 
 BACKBONES = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d", "mobilenet_v2",
@@ -306,8 +307,9 @@ class Config(Group):
         levels = self.model.level_numbers
         if self.anchors.sizes and len(self.anchors.sizes) != len(levels):
             raise ValueError(
-                f"anchors.sizes has {len(self.anchors.sizes)} entries for the {len(levels)} levels "
-                f"{self.model.levels}: give one size a level, or none for {' '.join(str(4 * 2**n) for n in levels)}"
+                f"anchors.sizes has {counted(len(self.anchors.sizes), 'entry', 'entries')} for the {len(levels)} "
+                f"levels {self.model.levels}: give one size a level, or none for "
+                f"{' '.join(str(4 * 2**n) for n in levels)}"
             )
         if self.model.backbone.startswith("hf:") and self.model.weights not in ("imagenet", "none"):
             raise ValueError(

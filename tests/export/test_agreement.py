@@ -53,6 +53,10 @@ def test_one_too_many_or_too_few_or_another_class_or_place_is_unpaired(theirs):
     assert "ONE SIDE ALONE" in str(result)
 
 
+def test_one_is_not_told_as_many():
+    assert str(compared(found(CELL), found(CELL))).startswith("1 detection in 1 picture: ")
+
+
 def test_a_score_at_the_threshold_may_fall_on_either_side():
     result = compared(found(CELL, (60, 60, 90, 90, 0.0504, 0)), found(CELL))
     assert (result.borderline, result.unpaired) == (1, 0)

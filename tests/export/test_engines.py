@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from rectangles import NAMES
 
 from foveal.cli import main
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import save_tensors
+from foveal.engine.checkpoint import read_run, save_tensors, write_description, write_text
 from foveal.engine.predict import load
-from foveal.errors import UsageError
-from foveal.export.benchmarking import Row, as_text
+from foveal.errors import UsageError, WeightsError
+from foveal.export.benchmarking import Row, as_text, benchmark
 from foveal.export.exporting import export_run
 from foveal.runtime.exported import open_detector
+from foveal.runtime.sessions import EngineName
 
 pytestmark = pytest.mark.usefixtures("exporter_ran_once")
 
@@ -107,6 +111,97 @@ def test_a_file_of_older_weights_is_refused(run, exported, tiny_model):
     assert open_detector(exported)[1].class_names == ("red", "green", "blue")  # the file alone is good
 
 
+def test_a_file_of_older_settings_is_refused(run, exported):
+    before = read_run(run)
+    changes = [
+        ("model.p6_from", "P5", "C5", "P5"),
+        ("anchors.ratios", [0.5, 1, 3], "0.5, 1.0, 2.0", "0.5, 1.0, 3.0"),
+        ("assignment.padding", "background", "ignored", "background"),
+        ("data.size", 64, "96", "64"),
+        ("data.max_pixels", 50_000_000, "100000000", "50000000"),
+        ("inference.nms_iou", 0.3, "0.5", "0.3"),
+        ("inference.show_threshold", 0.2, "0.5", "0.2"),
+    ]
+    for setting, value, old, new in changes:
+        write_text(run / "config.yaml", before.config.with_changes({setting: value}).to_yaml())
+        words = rf"was exported with {setting} \(?{old}\)?, and config\.yaml now says \(?{new}\)?; export the run again"
+        for engine in ("onnxruntime", "openvino"):
+            with pytest.raises(UsageError, match=words):
+                open_detector(run, engine)
+    trained_otherwise = {"model.batch_norm": "trained", "train.lr": 0.5, "data.workers": 1, "loss.gamma": 1}
+    write_text(run / "config.yaml", before.config.with_changes(trained_otherwise).to_yaml())
+    open_detector(run, "onnxruntime")
+    write_description(run, before.config, ("box", *NAMES[1:]), before.category_ids)
+    with pytest.raises(UsageError, match=rf"with class names {', '.join(NAMES)}, and classes\.json now says box, "):
+        open_detector(run, "onnxruntime")
+    write_description(run, before.config, NAMES, (1, 2, 3))
+    with pytest.raises(UsageError, match=r"with category ids 10, 20, 30, and classes\.json now says 1, 2, 3; export"):
+        open_detector(run, "onnxruntime")
+
+
+def retold(file: Path, **metadata: str) -> Path:
+    """A copy of an ONNX file whose metadata says something else."""
+    model = onnx.load(file)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**told, **metadata})
+    onnx.save(model, file.with_name("retold.onnx"))
+    return file.with_name("retold.onnx")
+
+
+def refusal(file: Path, pictures: list[Path], engine: EngineName) -> str:
+    """What is said of a file, when it is opened or when it looks at pictures."""
+    with pytest.raises(WeightsError) as caught:
+        open_detector(file, engine)[1](pictures)
+    said = str(caught.value)
+    assert said.startswith(f"{file}: ")
+    assert said.endswith("export the run again")
+    assert "\n" not in said
+    return said.removeprefix(f"{file}: ")
+
+
+ONE_CLASS = {"class_names": '["a"]', "category_ids": "[1]"}
+"""Of a network with three."""
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_whose_metadata_tells_of_another_graph_is_refused(engine, run, pictures):
+    config = read_run(run).config
+    fewer, other = (config.with_changes({"model.levels": levels}).to_yaml() for levels in ("3-5", "4-8"))
+    file = export_run(run, pictures=pictures).path
+    assert "finds class 2, and its metadata names 1 class" in refusal(retold(file, **ONE_CLASS), pictures, engine)
+    said = refusal(retold(file, nms="false"), pictures, engine)
+    assert "gives boxes, labels, scores, and its metadata promises deltas_P3, " in said
+    assert "takes images, and its metadata promises images, sizes" in refusal(
+        retold(file, resize="false"), pictures, engine
+    )
+    file = export_run(run, pictures=pictures, resize=False).path
+    assert "takes images, sizes, and" in refusal(retold(file, resize="true"), pictures, engine)
+    file = export_run(run, pictures=pictures, nms=False).path
+    assert "gives deltas_P3, deltas_P4, " in refusal(retold(file, nms="true"), pictures, engine)
+    assert "its metadata promises deltas_P3, deltas_P4, deltas_P5, logits" in refusal(
+        retold(file, config=fewer), pictures, engine
+    )
+    assert "its metadata promises deltas_P4, " in refusal(retold(file, config=other), pictures, engine)
+    wrong = r"logits_P3 has the shape \d+ x 27 x \d+ x \d+ and its metadata promises \d+ x 9 x "
+    assert re.search(wrong, refusal(retold(file, **ONE_CLASS), pictures, engine))
+    anchors = config.with_changes({"anchors.scales": [1.0]}).to_yaml()
+    assert re.search(r"logits_P3 has .* promises \d+ x 9 x ", refusal(retold(file, config=anchors), pictures, engine))
+    file = export_run(run, pictures=pictures, nms=False, resize=False).path
+    assert "logits_P3 has the shape" in refusal(retold(file, resize="true"), pictures, engine)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_that_a_runtime_cannot_run_is_one_clear_sentence(engine, exported, pictures):
+    model = onnx.load(exported)
+    for number, tensor in enumerate(model.graph.initializer):
+        if tensor.name.endswith("pyramid.lateral.4.weight"):  # one channel more than its picture has
+            weights = onnx.numpy_helper.to_array(tensor)
+            wider = np.concatenate([weights, weights[:, :1]], axis=1)
+            model.graph.initializer[number].CopyFrom(onnx.numpy_helper.from_array(wider, tensor.name))
+    onnx.save(model, exported)
+    assert "cannot" in refusal(exported, pictures, engine)
+
+
 def test_of_two_files_that_openvino_reads_the_newer_one_is_opened(run, pictures):
     names = ("model.xml", "model.onnx")
     formats = dict(zip(names, ("openvino", "onnx"), strict=True))
@@ -177,6 +272,12 @@ def test_the_table_of_a_benchmark_says_what_is_missing():
 def test_what_was_not_measured_is_null_in_json():
     told = json.loads(json.dumps(Row("openvino", 320, missing="this needs openvino").as_dict(), allow_nan=False))
     assert (told["ms"], told["ms_spread"], told["memory_mb"], told["shape"]) == (None, [None, None], None, [0, 0])
+
+
+@pytest.mark.parametrize("seconds", [-3.0, float("nan"), float("inf")])
+def test_a_benchmark_of_no_time_is_misuse(run, seconds):
+    with pytest.raises(UsageError, match=f"{seconds:g} seconds: give 0 or more"):
+        benchmark(run, seconds=seconds)
 
 
 @pytest.mark.slow

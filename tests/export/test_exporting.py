@@ -15,7 +15,7 @@ import foveal
 from foveal.cli import main
 from foveal.data.images import read_image
 from foveal.data.scenes import write_scenes
-from foveal.engine.checkpoint import read_run, save_tensors, write_json
+from foveal.engine.checkpoint import read_run, save_tensors, write_json, write_text
 from foveal.engine.predict import load
 from foveal.errors import ExportError, UsageError
 from foveal.export import agreement, formats
@@ -80,7 +80,7 @@ def test_the_metadata_tells_all_that_a_user_needs(run, pictures):
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["class_names"]) == list(NAMES)
     assert json.loads(metadata["category_ids"]) == [10, 20, 30]
-    assert json.loads(metadata["threshold"]) == 0.25
+    assert json.loads(metadata["threshold"]) == json.loads(metadata["show_from"]) == 0.25
     told = json.loads(metadata["check"])
     assert told["network"]["passed"]
     assert told["pixels"]["pictures"] == len(pictures)
@@ -194,14 +194,18 @@ def test_the_names_of_the_package(run):
 
 
 @once
-def test_the_example_needs_nothing_of_foveal(run, pictures, tmp_path):
+@pytest.mark.parametrize("shown_from", [0.25, 0.0, "show_threshold"])
+def test_the_example_needs_nothing_of_foveal(shown_from, run, pictures, tmp_path):
+    if shown_from == "show_threshold":  # .1, as many imported runs have it
+        write_text(run / "config.yaml", read_run(run).config.with_changes({"inference.show_threshold": 0.1}).to_yaml())
+    write_json(run / "result.json", {} if shown_from == "show_threshold" else {"threshold": shown_from})
     export_run(run, pictures=pictures)
     example = Path(__file__).resolve().parents[2] / "examples" / "onnx_alone.py"
     assert len(example.read_text().splitlines()) <= 30
     assert "foveal." not in example.read_text().replace("`foveal", "")
     words = [sys.executable, str(example), str(run / "model.onnx"), str(pictures[1]), str(tmp_path / "found.png")]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()
-    expected = load(run)(pictures[1])  # at the run's threshold, as in the example
+    expected = load(run)(pictures[1], min_score=max(load(run).threshold, 0.05))  # the file has none below
     assert len(told) == len(expected) > 0
     (first, score, *_), (box, best, name) = told[0].split(), next(iter(expected))
     assert (first, score) == (name, f"{best:.2f}")
@@ -246,3 +250,5 @@ def test_the_last_weights_have_their_own_threshold_or_none(run, pictures, tiny_m
 def test_a_run_on_the_hub_is_exported_to_a_place_that_is_said():
     with pytest.raises(UsageError, match=r"hf://alice/cells: is on the hub.*--out FILE"):
         export_run("hf://alice/cells")
+    with pytest.raises(UsageError, match=r"^hf://alice/cells: is on the hub"):
+        export_run(Path("hf://alice/cells"))

@@ -281,7 +281,7 @@ def put(hub, tmp_path: Path, changed: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda t: t.pop("box_head.predict.bias"), "1 tensors missing, 0 unknown"),
+        (lambda t: t.pop("box_head.predict.bias"), "1 tensor missing, 0 unknown"),
         (lambda t: t.update(more=torch.zeros(3)), "0 tensors missing, 1 unknown, .*such as more"),
         (lambda t: t.update({"\x1b[2J": torch.zeros(3)}), r"such as \\x1b"),
         (lambda t: t.update({"box_head.predict.bias": torch.zeros(3)}), "1 of another shape"),

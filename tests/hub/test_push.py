@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -226,11 +227,20 @@ def test_what_is_no_repositorys_name_is_misuse(hub, trained, name):
         push(trained, name)
 
 
+@pytest.mark.parametrize("license", ["x\ny: z", "", "mit license", "mit\n"])
+def test_what_is_no_licences_name_is_misuse(hub, trained, license):
+    with pytest.raises(UsageError, match="is no licence's name on the hub: write one such as apache"):
+        push(trained, NAME, license=license)
+    assert hub.requests == []
+
+
 def test_what_is_no_run_is_misuse(hub, tmp_path):
     with pytest.raises(UsageError, match="is not a run"):
         push(tmp_path, NAME)
     with pytest.raises(UsageError, match="is on the hub already"):
         push("hf://alice/cells", NAME)
+    with pytest.raises(UsageError, match=r"^hf://alice/cells: is on the hub already"):
+        push(Path("hf://alice/cells"), NAME)
     assert hub.requests == []
 
 

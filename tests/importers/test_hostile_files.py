@@ -297,7 +297,7 @@ def test_what_is_no_retinanet_is_refused(content, said, tmp_path):
         ({"roi_heads.box_head.fc6.weight": torch.zeros(2)}, r"1 of \d+ tensors have no place in it, such as roi_heads"),
         (
             {"backbone.body.layer2.0.bn1.weight": None},
-            "1 tensors missing, 0 unknown, 0 of another shape, such as backbone",
+            "1 tensor missing, 0 unknown, 0 of another shape, such as backbone",
         ),
         ({"backbone.body.conv1.weight": torch.zeros(64, 1, 7, 7)}, "1 of another shape, such as backbone.conv1.weight"),
         ({"backbone.body.layer3.7.conv1.weight": torch.zeros(1)}, "of no RetinaNet with a ResNet"),
@@ -306,8 +306,12 @@ def test_what_is_no_retinanet_is_refused(content, said, tmp_path):
         ({"head.regression_head.bbox_reg.bias": torch.zeros(60)}, "which is not 9 anchors"),
         ({"head.classification_head.cls_logits.bias": torch.zeros(19)}, "which is not 9 anchors"),
         ({"head.classification_head.cls_logits.bias": torch.full((18,), torch.nan)}, "no finite number"),
+        (
+            {"backbone.body.conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int32)},
+            r"backbone\.conv1\.weight is of torch\.int32, and weights are floats",
+        ),
     ],
-    ids=["unknown", "missing", "shape", "blocks", "no lateral", "scalar", "anchors", "classes", "nan"],
+    ids=["unknown", "missing", "shape", "blocks", "no lateral", "scalar", "anchors", "classes", "nan", "whole numbers"],
 )
 def test_what_does_not_fit_is_named(change, said, tmp_path, good):
     weights = {name: tensor for name, tensor in {**good, **change}.items() if tensor is not None}

@@ -22,8 +22,9 @@ from foveal.engine.checkpoint import read_json
 from foveal.errors import UsageError, WeightsError
 from foveal.importers import detectron2, fizyr, mmdetection, yhenon
 from foveal.importers.classes import COCO_CLASSES, classes_of
-from foveal.importers.importing import import_run
+from foveal.importers.importing import SOURCES, import_run
 from foveal.importers.mmdetection_config import check_head
+from foveal.importers.weight_files import WeightFile
 
 PICTURES = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -117,6 +118,33 @@ def test_a_run_that_goes_out_and_comes_back_answers_as_before(source, changes, t
     assert_close(here.logits, there.logits, rtol=1e-4, atol=1e-4)
     assert_close(here.deltas, there.deltas, rtol=1e-4, atol=1e-4)
     assert max(level.std() for level in there.logits) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("source", "theirs", "ours"),
+    [
+        ("torchvision", "backbone.body.conv1.weight", "backbone.conv1.weight"),
+        ("torchvision", "head.classification_head.cls_logits.weight", "class_head.predict.weight"),
+        ("deepforest", "model.backbone.body.conv1.weight", "backbone.conv1.weight"),
+        ("detectron2", "backbone.bottom_up.stem.conv1.weight", "backbone.conv1.weight"),
+        ("detectron2", "head.cls_score.weight", "class_head.predict.weight"),
+        ("mmdetection", "bbox_head.retina_cls.weight", "class_head.predict.weight"),
+        ("yhenon", "classificationModel.output.weight", "class_head.predict.weight"),
+    ],
+)
+def test_of_a_file_without_one_tensor_it_is_said_which(source, theirs, ours, tmp_path):
+    p6_from = {"torchvision": "P5", "deepforest": "P5", "mmdetection": "C5_linear"}
+    weights = exported(source, small_model(p6_from=p6_from.get(source, "C5")))
+    del weights[theirs]
+    with pytest.raises(WeightsError, match=rf"{re.escape(ours)}( is missing)?\)"):
+        import_run(as_file(tmp_path, source, weights), tmp_path / "run", names=write_names(tmp_path, "cat", "dog"))
+
+
+def test_a_keras_file_without_one_tensor_is_recognised():
+    layers = ("conv1/kernel", "pyramid_classification/kernel", "pyramid_classification/bias")
+    for missing in layers:
+        there = {name: torch.zeros(1) for name in layers if name != missing}
+        assert SOURCES["fizyr"].recognises(WeightFile(Path("a.h5"), there))
 
 
 def test_a_keras_detector_goes_out_and_comes_back(tmp_path):

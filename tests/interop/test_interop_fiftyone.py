@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from detections_of_all_kinds import NAMES, SIZE, TWO, assert_same, detections
@@ -72,6 +73,9 @@ def test_faults_are_told_with_their_place(label, said):
 def test_a_picture_without_a_size_is_misuse():
     with pytest.raises(UsageError, match=r"0 x 400: give its \(height, width\)"):
         to_fiftyone(TWO, (0, 400))
+    for size in ((math.inf, 5), (5, math.inf), (math.nan, 5)):
+        with pytest.raises(UsageError, match=r"give its \(height, width\)"):
+            to_fiftyone(TWO, size)
     for size in (None, 3, (3,), ("3", "4"), (1, 2, 3)):
         with pytest.raises(UsageError, match=r"give its \(height, width\) in pixels"):
             to_fiftyone(TWO, size)

@@ -38,6 +38,21 @@ def test_supervisions_own_filters_and_orders_come_back_best_first():
     assert_same(from_supervision(theirs, NAMES), TWO)
 
 
+def test_where_names_lie_beside_ids_that_are_numbered_otherwise_the_names_count():
+    theirs = supervision.Detections(
+        xyxy=np.array([[0.0, 0, 4, 4], [0, 0, 9, 9]]),
+        class_id=np.array([0, 17]),
+        data={"class_name": np.array(["dog", "cat"])},
+    )
+    found = from_supervision(theirs, NAMES)
+    assert found.names == ["dog", "cat"]
+    assert found.labels.tolist() == [1, 0]
+    assert from_supervision(theirs).names == ["dog", "cat"]
+    theirs.data = {}
+    with pytest.raises(DataError, match="class 17 is none of the 3 classes"):
+        from_supervision(theirs, NAMES)
+
+
 def test_nothing_is_nothing():
     found = from_supervision(supervision.Detections.empty())
     assert found.boxes.shape == (0, 4)
@@ -61,6 +76,7 @@ def test_without_scores_all_have_one_and_without_ids_the_names_count():
         ({"class_id": np.array([0]), "xyxy": np.array([[5.0, 0, 4, 4]])}, "x2 < x1"),
         ({"class_id": np.array([0]), "xyxy": np.array([[0.0, 5, 4, 4]])}, "y2 < y1"),
         ({"data": {"class_name": np.array(["cow"])}}, "class 'cow' is none of cat, dog, 0"),
+        ({"class_id": np.array([0]), "data": {"class_name": np.array(["cow"])}}, "class 'cow' is none of cat, dog, 0"),
     ],
 )
 def test_what_cannot_be_detections_is_told(theirs, said):

@@ -121,3 +121,8 @@ def test_what_cannot_be_opened_is_told_by_what_it_is(name, engine, words, tmp_pa
         (tmp_path / there).write_text("")
     with pytest.raises(UsageError, match=words):
         open_detector(name, engine)
+
+
+def test_an_address_that_became_a_path_has_both_its_slashes_in_the_message():
+    with pytest.raises(UsageError, match=r"^hf://a/b: a run on the hub .* foveal export hf://a/b --out FILE"):
+        open_detector(Path("hf://a/b"), "onnxruntime")

@@ -108,7 +108,7 @@ def _add_lines(
             box = _around(box)
         label = label_of_index.get(int(index)) if index == index // 1 else None
         if len(box) != 4:
-            problem = f"the line has {len(texts)} numbers instead of 5"
+            problem = f"the line has {counted(len(texts), 'number')} instead of 5"
             report(where, "", line.decode("ascii", "replace"), problem, "write class x y width height")
         elif label is None:
             known = f"0 to {max(label_of_index)}"

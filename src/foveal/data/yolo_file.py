@@ -17,6 +17,7 @@ import yaml
 from foveal.data.layout import PICTURE_SUFFIXES, SPLIT_WORDS, in_split_order, inside, list_files
 from foveal.data.table import Problem
 from foveal.errors import DataError
+from foveal.wording import counted
 
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 
@@ -120,7 +121,7 @@ def _names(values: dict[str, Any], description: Description) -> dict[int, str]:
             name = f"{name} ({index})"
         found[index] = str(name)
     if isinstance(count, int) and count != len(found):
-        problem = f"there are {len(found)} names"
+        problem = f"it names {counted(len(found), 'class')}"
         description.problems.append(Problem.of(file, "", "nc", count, problem, f"write nc: {len(found)}", fatal=False))
     return dict(sorted(found.items()))
 

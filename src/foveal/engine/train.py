@@ -209,7 +209,7 @@ class Trainer:
         patience = self.config.train.patience
         better = progress.note_evaluation(found[0], found[1], patience)
         if progress.stopped_early:
-            self.reporter.say(f"stopped early: no better AP in {patience} evaluations")
+            self.reporter.say(f"stopped early: no better AP in {counted(patience, 'evaluation')}")
         return better
 
     def _detect_and_score(self, table: Table) -> Evaluation:

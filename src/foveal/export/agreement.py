@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from foveal.detections import Detections
+from foveal.wording import counted
 
 LIMIT = 1e-3
 """Largest difference of a score, and of a box in units of its longer side."""
@@ -48,8 +49,9 @@ class Agreement:
         alone = f", {self.borderline} at the threshold found by one side alone" if self.borderline else ""
         alone += f", {self.unpaired} FOUND BY ONE SIDE ALONE" if self.unpaired else ""
         return (
-            f"{self.detections} detections in {self.pictures} pictures: scores within {self.score:.1e}, boxes within "
-            f"{self.box:.1e} of their longer side (limit {self.limit:g}){alone}"
+            f"{counted(self.detections, 'detection')} in {counted(self.pictures, 'picture')}: "
+            f"scores within {self.score:.1e}, boxes within {self.box:.1e} of their longer side "
+            f"(limit {self.limit:g}){alone}"
         )
 
 

@@ -87,6 +87,8 @@ def benchmark(
     sizes = tuple(sizes) or (info.config.data.size,)
     if batch_size < 1 or min(sizes) < 32:
         raise UsageError(f"sizes {sizes}, batch size {batch_size}: give sizes from 32 and at least one picture")
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{seconds:g} seconds: give 0 or more, such as 5")
     image = picture_of(info, picture)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="foveal-benchmark-") as folder:

@@ -31,6 +31,7 @@ from foveal.runtime.description import Description, fingerprint
 from foveal.runtime.exported import FILES, ExportedEngine, detector_of, weights_file
 from foveal.runtime.publishing import publishable
 from foveal.runtime.sessions import Session, open_session
+from foveal.wording import counted
 
 Format = Literal["onnx", "openvino", "torch"]
 CHECKED_PICTURES = 8
@@ -81,10 +82,8 @@ def export_run(
     compare on, default eight of the run's data; something must be found in them. int8: the compared OpenVINO file is
     then quantised, default model-int8.xml; ExportError too if that costs too much AP.
     """
-    if out is None and address_of(run) is not None:
-        raise UsageError(
-            f"{os.fspath(run)}: is on the hub, not in a folder of yours; say where to write with --out FILE"
-        )
+    if out is None and (address := address_of(run)) is not None:
+        raise UsageError(f"{address}: is on the hub, not in a folder of yours; say where to write with --out FILE")
     info = read_run(run)
     target = _target(info, format, out, int8 is not None)
     for extra in {"onnx": ["onnx"], "openvino": ["onnx", "openvino"], "torch": []}[format]:
@@ -100,8 +99,8 @@ def export_run(
     expected = detector(images, min_score=info.config.inference.score_threshold)
     if not any(len(found) for found in expected):
         raise ExportError(
-            f"the run finds nothing in the {len(images)} pictures to compare on, so nothing could be compared; give "
-            "pictures that show its objects with --pictures"
+            f"the run finds nothing in the {counted(len(images), 'picture')} to compare on, so nothing could be "
+            "compared; give pictures that show its objects with --pictures"
         )
     whole = format != "torch"
     told = Description(

@@ -81,7 +81,9 @@ class ProgramSession:
     def __init__(self, path: Path, names: list[str]):
         files = {"foveal.json": ""}
         self._module = torch.export.load(path, extra_files=files).module()
-        self._names = names
+        self.path = path
+        self.inputs: tuple[str, ...] = ("images",)
+        self.outputs = tuple(names)
         self.metadata: dict[str, str] = json.loads(files["foveal.json"])
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,7 +95,7 @@ class ProgramSession:
                 f"torch.export's program does not take pictures of {inputs['images'].shape[2]} x "
                 f"{inputs['images'].shape[1]} ({error}); give larger ones, or export as onnx"
             ) from None
-        return {name: value.numpy() for name, value in zip(self._names, found, strict=True)}
+        return {name: value.numpy() for name, value in zip(self.outputs, found, strict=True)}
 
 
 def need(extra: str) -> None:

@@ -31,6 +31,7 @@ from foveal.export.formats import OpenVinoFile, need
 from foveal.runtime.description import Description
 from foveal.runtime.exported import ExportedEngine, detector_of
 from foveal.runtime.sessions import open_session
+from foveal.wording import counted
 
 if TYPE_CHECKING:
     import openvino
@@ -102,7 +103,8 @@ class Quantised:
         tried = "; ".join(str(attempt) for attempt in self.attempts)
         notes = "".join(f" ({note})" for note in self.notes)
         return (
-            f"INT8 with {self.pictures} pictures: on {self.split} AP {self.AP_before:.1f} before, after: {tried}{notes}"
+            f"INT8 with {counted(self.pictures, 'picture')}: on {self.split} AP {self.AP_before:.1f} before, "
+            f"after: {tried}{notes}"
         )
 
 

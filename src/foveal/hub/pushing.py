@@ -10,6 +10,7 @@ Nothing else of the run's folder travels: no picture, no log, no environment, no
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,11 @@ def push(
     license: what the hub calls it, such as apache-2.0; nobody but you can know it. private: of a repository that is
     made; one that others can see already is refused. UsageError without a token, HubError where the hub refuses.
     """
-    if address_of(run) is not None:
-        raise UsageError(f"{os.fspath(run)}: is on the hub already; give a run's folder")
+    if (there := address_of(run)) is not None:
+        raise UsageError(f"{there}: is on the hub already; give a run's folder")
     address = Address(check_repository(repository))
+    if not re.fullmatch(r"[A-Za-z0-9.+-]+", license):  # it becomes a line of the card's YAML
+        raise UsageError(f"'{printable(license)}' is no licence's name on the hub: write one such as apache-2.0")
     hub = hub_library()
     if not hub.get_token():
         raise UsageError("there is no token to write to the hub with: log in with `hf auth login`, or set HF_TOKEN")

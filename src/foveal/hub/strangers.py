@@ -21,6 +21,7 @@ from foveal.errors import CheckpointError, ConfigError, WeightsError
 from foveal.model.retinanet import RetinaNet
 from foveal.model.weights import MAX_BYTES, MAX_TENSORS
 from foveal.names import MAX_CLASS_NAME, is_class_name, printable
+from foveal.wording import counted
 
 DESCRIPTION = ("config.yaml", "classes.json")
 OPTIONAL = ("result.json",)
@@ -172,8 +173,9 @@ def _check_shapes(what: str, shapes: Mapping[str, tuple[int, ...]], config: Conf
     other = [key for key in wanted if key in shapes and shapes[key] != wanted[key]]
     if wrong := missing or unknown or other:
         raise WeightsError(
-            f"{what} does not fit its config.yaml, a RetinaNet with {model.backbone} ({len(missing)} tensors missing, "
-            f"{len(unknown)} unknown, {len(other)} of another shape, such as {printable(wrong[0])})"
+            f"{what} does not fit its config.yaml, a RetinaNet with {model.backbone} ("
+            f"{counted(len(missing), 'tensor')} missing, {len(unknown)} unknown, "
+            f"{len(other)} of another shape, such as {printable(wrong[0])})"
         )
 
 

@@ -109,5 +109,5 @@ def _listed(file: Path, outputs: int) -> Classes:
     twice = _twice(found)
     if twice or not found:
         raise UsageError(f"{file}: names {twice or 'no class'} {'twice' if twice else 'at all'}; correct it")
-    note = f"{outputs - len(kept)} outputs that are no class were dropped" if len(kept) < outputs else ""
+    note = f"outputs that are no class were dropped: {outputs - len(kept)}" if len(kept) < outputs else ""
     return Classes(found, _ids(found, kept), tuple(kept), note)

@@ -20,6 +20,7 @@ from foveal.errors import WeightsError
 from foveal.model.resnet import SHAPES, Bottleneck
 from foveal.model.retinanet import RetinaNet
 from foveal.names import printable
+from foveal.wording import counted
 
 WITH_CAFFE = [name for name, (block, _, groups, _) in SHAPES.items() if block is Bottleneck and groups == 1]
 ANCHORS = len(Config().anchors.ratios) * len(Config().anchors.scales)
@@ -50,8 +51,9 @@ def renamed(path: Path, source: str, tensors: Mapping[str, Tensor], name_of: Cal
     unknown = [theirs for theirs, ours in names.items() if ours == "?"]
     if unknown:
         raise WeightsError(
-            f"{path}: is no RetinaNet of {source} that Foveal knows: {len(unknown)} of {len(tensors)} tensors have no "
-            f"place in it, such as {printable(unknown[0])}; give --from if it is another source's"
+            f"{path}: is no RetinaNet of {source} that Foveal knows: {len(unknown)} of "
+            f"{counted(len(tensors), 'tensor')} have no place in it, such as {printable(unknown[0])}; "
+            "give --from if it is another source's"
         )
     return {ours: tensors[theirs] for theirs, ours in names.items() if ours}
 
@@ -98,7 +100,8 @@ def outputs_of(path: Path, tensors: Mapping[str, Tensor]) -> int:
 def complete(path: Path, config: Config, tensors: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
     """Exactly the tensors that a run of `config` holds, float32; WeightsError for a name or shape too many or too few.
 
-    Names and shapes are compared on the meta device, before anything of their size is made.
+    Names and shapes are compared on the meta device, before anything of their size is made. Whole numbers are no
+    weights and are refused, but for the counters of batch norm, which are set to 0.
     """
     with torch.device("meta"):
         wanted = RetinaNet(config.model, classes, ANCHORS).state_dict()
@@ -108,10 +111,16 @@ def complete(path: Path, config: Config, tensors: Mapping[str, Tensor], classes:
     other = [name for name, tensor in wanted.items() if name in tensors and tensors[name].shape != tensor.shape]
     if wrong := missing or unknown or other:
         raise WeightsError(
-            f"{path}: does not fit a RetinaNet with {config.model.backbone} ({len(missing)} tensors missing, "
-            f"{len(unknown)} unknown, {len(other)} of another shape, such as {printable(wrong[0])}); check what it "
-            "is of"
+            f"{path}: does not fit a RetinaNet with {config.model.backbone} ({counted(len(missing), 'tensor')} "
+            f"missing, {len(unknown)} unknown, {len(other)} of another shape, such as {printable(wrong[0])}); check "
+            "what it is of"
         )
+    for name in wanted.keys() - counters:
+        if not tensors[name].is_floating_point():
+            raise WeightsError(
+                f"{path}: {printable(name)} is of {tensors[name].dtype}, and weights are floats; give a file that was "
+                "not quantised or cast"
+            )
     whole = {name: torch.zeros((), dtype=torch.int64) for name in counters}
     return whole | {name: tensors[name].float().contiguous() for name in wanted.keys() - counters}
 

@@ -16,7 +16,7 @@ from foveal.importers.weight_files import WeightFile
 
 
 def recognises(file: WeightFile) -> bool:
-    return "model.backbone.body.conv1.weight" in file.tensors and _labels(file) is not None
+    return file.has("model.backbone.body.") and _labels(file) is not None
 
 
 def convert(file: WeightFile) -> Converted:

@@ -37,7 +37,7 @@ _HEADS = {
 
 
 def recognises(file: WeightFile) -> bool:
-    return "backbone.bottom_up.stem.conv1.weight" in file.tensors and "head.cls_score.weight" in file.tensors
+    return file.has("backbone.bottom_up.", "head.cls_")
 
 
 def convert(file: WeightFile) -> Converted:

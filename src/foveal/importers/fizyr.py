@@ -35,7 +35,7 @@ _HEADS = {"classification": "class_head", "regression": "box_head"}
 
 
 def recognises(file: WeightFile) -> bool:
-    return "pyramid_classification/kernel" in file.tensors
+    return file.has("pyramid_classification")
 
 
 def convert(file: WeightFile) -> Converted:

@@ -29,6 +29,7 @@ from foveal.importers.converted import ANCHORS, Converted, check_finite, complet
 from foveal.importers.folding import keep_classes
 from foveal.importers.weight_files import WeightFile, checksum, read_weight_file
 from foveal.names import printable
+from foveal.wording import counted
 
 log = logging.getLogger("foveal")
 
@@ -98,7 +99,7 @@ def _source_of(file: WeightFile) -> str:
     if name is None:
         some = printable(", ".join(list(file.tensors)[:2]), 200)
         raise WeightsError(
-            f"{file.path}: its {len(file.tensors)} tensors ({some}, ...) are named as in no RetinaNet of "
+            f"{file.path}: its {counted(len(file.tensors), 'tensor')} ({some}, ...) are named as in no RetinaNet of "
             f"{', '.join(SOURCES)}; only those can be imported"
         )
     return name

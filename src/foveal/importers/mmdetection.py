@@ -25,7 +25,7 @@ _HEADS = {"cls_convs": "class_head", "reg_convs": "box_head", "retina_cls": "cla
 
 
 def recognises(file: WeightFile) -> bool:
-    return "bbox_head.retina_cls.weight" in file.tensors
+    return file.has("bbox_head.retina_")
 
 
 def convert(file: WeightFile) -> Converted:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -25,8 +26,7 @@ _FPN = {"inner_blocks": "lateral", "layer_blocks": "output"}
 
 
 def recognises(file: WeightFile) -> bool:
-    names = unwrapped(file.tensors)
-    return "backbone.body.conv1.weight" in names and "head.classification_head.cls_logits.weight" in names
+    return replace(file, tensors=unwrapped(file.tensors)).has("backbone.body.", "head.classification_head.")
 
 
 def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -40,6 +40,10 @@ class WeightFile:
     tensors: dict[str, Tensor]
     beside: dict[str, Any] = field(default_factory=dict)
 
+    def has(self, *starts: str) -> bool:
+        """Whether each of `starts` begins the name of some tensor: one that is missing is no other project's file."""
+        return all(any(name.startswith(start) for name in self.tensors) for start in starts)
+
 
 def read_weight_file(path: Path) -> WeightFile:
     """The tensors of a checkpoint, on the CPU; WeightsError, in one sentence, for whatever is no such file."""

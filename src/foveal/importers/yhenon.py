@@ -21,7 +21,7 @@ _HEADS = {"classificationModel": "class_head", "regressionModel": "box_head"}
 
 
 def recognises(file: WeightFile) -> bool:
-    return "classificationModel.output.weight" in file.tensors
+    return file.has("classificationModel.")
 
 
 def convert(file: WeightFile) -> Converted:

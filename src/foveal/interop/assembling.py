@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -99,12 +100,12 @@ def package(name: str) -> Any:
 
 
 def check_size(size: tuple[int, int]) -> tuple[float, float]:
-    """(height, width) of a picture in pixels; UsageError unless both are positive."""
+    """(height, width) of a picture in pixels; UsageError unless both are positive and finite."""
     try:
         height, width = (float(side) for side in size if not isinstance(side, str))
     except (TypeError, ValueError):
         raise UsageError(f"a picture of size {size!r}: give its (height, width) in pixels") from None
-    if not (height > 0 and width > 0):
+    if not (0 < height < math.inf and 0 < width < math.inf):
         raise UsageError(f"a picture of {height:g} x {width:g}: give its (height, width) in pixels")
     return height, width
 

@@ -25,17 +25,19 @@ def to_supervision(found: Detections) -> Any:
 def from_supervision(found: Any, class_names: Sequence[str] = ()) -> Detections:
     """Detections of a `supervision.Detections`; masks, trackers' ids and other data are not taken over.
 
-    class_names: by `class_id`; default: as `data["class_name"]` has them, where it has. Without any `class_id` the
-    names in `data` make the labels; DataError where there are none either.
+    class_names: in the order of the labels; default: as `data["class_name"]` has them, by `class_id`. With both, a
+    detection's label is the place of its name, whatever its `class_id`; DataError for a name that is none of them.
+    Without `class_id` too the names in `data` make the labels; DataError where there are none either.
     """
     what = "supervision.Detections"
     check_kind(found, "xyxy", what)
     told = [str(name) for name in found.data.get("class_name", ())]
     scores = np.ones(len(found.xyxy)) if found.confidence is None else found.confidence
-    if found.class_id is not None:
+    named = len(told) == len(found.xyxy)
+    if found.class_id is not None and not (named and class_names):
         names = tuple(class_names) or _by_id(found.class_id.tolist(), told)
         return assembled(found.xyxy, scores, found.class_id, names, what)
-    if len(told) != len(found.xyxy):
+    if not named:
         raise DataError(f"{what}: has neither class_id nor class_name; set class_id")
     labels, names = labels_of(told, class_names, what)
     return assembled(found.xyxy, scores, labels, names, what)

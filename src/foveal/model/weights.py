@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from foveal.errors import WeightsError
 from foveal.model.torch_files import read_torch_file, why_unreadable
 from foveal.names import printable
+from foveal.wording import counted
 
 # torchvision's first ImageNet weights of each backbone; the hexadecimal ending is the file's checksum.
 _URL = "https://download.pytorch.org/models/"
@@ -54,7 +55,7 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
     if missing or unknown or other_shape:
         example = (missing or unknown or other_shape)[0]
         raise WeightsError(
-            f"{path}: these are not {name} weights ({len(missing)} tensors missing, {len(unknown)} unknown, "
+            f"{path}: these are not {name} weights ({counted(len(missing), 'tensor')} missing, {len(unknown)} unknown, "
             f"{len(other_shape)} of another shape, such as {printable(example)}); set model.backbone to the network "
             "that the file was made for, or model.weights to a file of torchvision's state dict for it"
         )

@@ -38,12 +38,19 @@ class Description:
     check: Mapping[str, Any] = field(default_factory=dict)
     int8: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def show_from(self) -> float:
+        """The score from which a `Detector` shows what it finds."""
+        return self.config.inference.show_threshold if self.threshold is None else self.threshold
+
     def as_metadata(self) -> dict[str, str]:
+        """What `of_metadata` reads back, and `show_from` for programs that know nothing of `config`."""
         return {
             "foveal_format": FORMAT,
             "class_names": json.dumps(self.class_names, ensure_ascii=False),
             "category_ids": json.dumps(self.category_ids),
             "threshold": json.dumps(self.threshold),
+            "show_from": json.dumps(self.show_from),
             "resize": json.dumps(self.resize),
             "nms": json.dumps(self.nms),
             "weights": self.weights,

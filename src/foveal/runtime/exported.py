@@ -3,38 +3,60 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foveal.anchors import Anchors
+from foveal.config import Config, flat_settings
 from foveal.data.images import padded_shape
 from foveal.decoding import Found, decode
 from foveal.detections import Batch
 from foveal.engine.checkpoint import RunInfo, Which, read_run
 from foveal.engine.predict import Detector, load, pick_device
-from foveal.errors import CheckpointError, UsageError
+from foveal.errors import CheckpointError, UsageError, WeightsError
 from foveal.hub.addresses import address_of
 from foveal.model.retinanet import Outputs
+from foveal.names import printable
 from foveal.runtime.description import Description, fingerprint
+from foveal.runtime.publishing import name_of
 from foveal.runtime.sessions import EngineName, Session, open_session
+from foveal.wording import counted
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "torch": "model.pt2"}
 """Where `foveal export` puts a file of each format in the run's folder."""
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+_FOR_TRAINING = {
+    "model.weights", "model.batch_norm", "model.frozen_stages", "model.head_init", "model.prior", "model.channels_last",
+    "anchors.auto",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ExportedEngine:
-    """Runs an exported file of any of the four kinds, with and without `resize` and `nms`."""
+    """Runs an exported file of any of the four kinds, with and without `resize` and `nms`.
+
+    WeightsError, here or when it looks at pictures, where the file is not what its metadata promises.
+    """
 
     session: Session
     description: Description
+
+    def __post_init__(self) -> None:
+        told = self.description
+        inputs = ["images", *(["sizes"] if told.nms and not told.resize else [])]
+        raw = [f"{what}_P{level}" for what in ("logits", "deltas") for level in told.config.model.level_numbers]
+        outputs = ["boxes", "scores", "labels"] if told.nms else raw
+        for verb, found, wanted in (
+            ("takes", self.session.inputs, inputs), ("gives", self.session.outputs, outputs)
+        ):  # fmt: skip
+            if set(found) != set(wanted):
+                raise self._otherwise(f"{verb} {_sorted(found)}, and its metadata promises {_sorted(wanted)}")
 
     @property
     def device(self) -> torch.device:
@@ -73,6 +95,14 @@ class ExportedEngine:
         """Detections of pictures [B, H, W, 3] as the file takes them; `sizes` as it sees them after its own resize."""
         outputs = self.session(self.inputs(images_BHWC, sizes_B2))
         if self.description.nms:
+            labels = outputs["labels"]
+            places = len(images_BHWC), *labels.shape[1:2]
+            self._check_shapes(outputs, {"labels": places, "scores": places, "boxes": (*places, 4)})
+            classes = len(self.description.class_names)
+            if labels.size and labels.max() >= classes:
+                raise self._otherwise(
+                    f"finds class {labels.max()}, and its metadata names {counted(classes, 'class')}, from 0"
+                )
             return listed(outputs, min_score)
         return self._decoded(outputs, sizes_B2, images_BHWC.shape[1:3], min_score)
 
@@ -91,12 +121,27 @@ class ExportedEngine:
         height, width = shape
         if self.description.resize:  # the file pads by itself, to the shape that follows from the size
             height, width = padded_shape((int(sizes_B2[0, 0]), int(sizes_B2[0, 1])), config.data.pad_multiple)
+        anchors = Anchors.from_config(config)
+        cells = dict(zip(levels, anchors.feature_shapes(height, width), strict=True))
+        channels = {"logits": anchors.per_cell * len(self.description.class_names), "deltas": anchors.per_cell * 4}
+        batch = len(sizes_B2)
+        self._check_shapes(
+            outputs, {f"{what}_P{n}": (batch, channels[what], *cells[n]) for what in channels for n in levels}
+        )
         raw = Outputs(
             *(tuple(torch.from_numpy(outputs[f"{what}_P{n}"]) for n in levels) for what in ("logits", "deltas"))
         )
         padding_answers = config.assignment.padding == "background"
-        anchors = Anchors.from_config(config)
         return decode(raw, anchors, (height, width), sizes_B2, config.inference, min_score, padding_answers)
+
+    def _check_shapes(self, outputs: dict[str, np.ndarray], wanted: dict[str, tuple[int, ...]]) -> None:
+        for name, shape in wanted.items():
+            if outputs[name].shape != shape:
+                found, promised = (" x ".join(map(str, one)) for one in (outputs[name].shape, shape))
+                raise self._otherwise(f"{name} has the shape {found} and its metadata promises {promised}")
+
+    def _otherwise(self, what: str) -> WeightsError:
+        return WeightsError(f"{self.session.path}: {what}; export the run again")
 
 
 def listed(outputs: dict[str, np.ndarray], min_score: float) -> list[Found]:
@@ -120,15 +165,15 @@ def open_detector(
     path: a run folder, one on the hub, or a file of `foveal export`. engine: `auto` is PyTorch for a folder, ONNX
     Runtime for .onnx, OpenVINO for .xml. Given a folder and another engine than PyTorch, the file that `foveal export`
     left there is opened, the newest that the engine reads; UsageError if it was made of other weights than `which`,
-    default the best, now are. A file alone has its own, and takes no `which`. device: as `load` takes it; the other
-    engines run on the CPU, and UsageError is raised for another device.
+    default the best, now are, or with other settings or classes. A file alone has its own, and takes no `which`.
+    device: as `load` takes it; the other engines run on the CPU, and UsageError is raised for another device.
     """
     if engine not in ENGINES:
         raise UsageError(f"engine {engine!r}: give one of {', '.join(ENGINES)}")
-    if engine not in ("auto", "torch") and address_of(path) is not None:
+    if engine not in ("auto", "torch") and (address := address_of(path)) is not None:
         raise UsageError(
-            f"{os.fspath(path)}: a run on the hub has no exported file; write one with foveal export "
-            f"{os.fspath(path)} --out FILE, and give that file"
+            f"{address}: a run on the hub has no exported file; write one with foveal export "
+            f"{address} --out FILE, and give that file"
         )
     file = Path(path)
     suffix = "" if file.is_dir() else file.suffix
@@ -161,7 +206,7 @@ def open_detector(
     session = open_session(file, engine)
     told = Description.of_metadata(session.metadata, file)
     if run is not None:
-        _check_age(run, file, told, which or "best")
+        _check_age(read_run(run), file, told, which or "best")
     info = RunInfo(file, told.config, told.class_names, told.category_ids, told.threshold)
     return info, detector_of(session, told)
 
@@ -189,7 +234,40 @@ def _file_of_run(run: Path, engine: EngineName) -> Path:
     )
 
 
-def _check_age(run: Path, file: Path, told: Description, which: Which) -> None:
-    weights = weights_file(run, which)
+def _check_age(run: RunInfo, file: Path, told: Description, which: Which) -> None:
+    """UsageError unless the file has the run's weights, classes and settings as they are now."""
+    weights = weights_file(run.path, which)
     if told.weights != fingerprint(weights):
         raise UsageError(f"{file}: was not exported from {weights.name} as it is now; export the run again")
+    old, new = _what_counts(told.config), _what_counts(run.config)
+    compared: list[tuple[str, str, Any, Any]] = [
+        ("class names", "classes.json", told.class_names, run.class_names),
+        ("category ids", "classes.json", told.category_ids, run.category_ids),
+        *((name, "config.yaml", value, new[name]) for name, value in old.items()),
+    ]
+    for name, source, before, now in compared:
+        if before != now:
+            raise UsageError(
+                f"{file}: was exported with {name} {_shown(before)}, and {source} now says {_shown(now)}; "
+                "export the run again"
+            )
+
+
+def _what_counts(config: Config) -> dict[str, Any]:
+    """The settings by which the same weights find other things, by name."""
+    names = ("data.size", "data.max_size", "data.pad_multiple", "data.max_pixels", "assignment.padding")
+    found = {
+        name: value
+        for name, value in flat_settings(config).items()
+        if name in names or (name.startswith(("model.", "anchors.", "inference.")) and name not in _FOR_TRAINING)
+    }
+    # Of a backbone's folder a file has the last name alone.
+    return {**found, "model.backbone": name_of(config.model.backbone.removeprefix("hf:"))}
+
+
+def _sorted(names: Iterable[str]) -> str:
+    return printable(", ".join(sorted(names)), 200)
+
+
+def _shown(value: Any) -> str:
+    return printable(", ".join(map(str, value)) if isinstance(value, tuple) else value) or "none"

@@ -11,16 +11,22 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from foveal.errors import UsageError, WeightsError
+from foveal.names import printable
 
 EngineName = Literal["onnxruntime", "openvino"]
 
 
 class Session(Protocol):
-    """An opened file. metadata: text by name, as `Description.as_metadata` wrote it."""
+    """An opened file. metadata: text by name, as `Description.as_metadata` wrote it. inputs, outputs: their names."""
 
+    path: Path
     metadata: dict[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name; WeightsError where the runtime cannot compute them."""
+        ...
 
 
 def open_session(file: Path, engine: EngineName) -> Session:
@@ -47,12 +53,18 @@ class OnnxRuntimeSession:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class but this
-            raise _unreadable(file, "ONNX Runtime", error) from None
+            raise _unusable(file, "ONNX Runtime", "open", error) from None
+        self.path = file
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._names = [output.name for output in self._session.get_outputs()]
+        self.inputs = tuple(one.name for one in self._session.get_inputs())
+        self.outputs = tuple(one.name for one in self._session.get_outputs())
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+        try:
+            found = self._session.run(self.outputs, inputs)
+        except Exception as error:
+            raise _unusable(self.path, "ONNX Runtime", "run", error) from None
+        return dict(zip(self.outputs, found, strict=True))
 
 
 class OpenVinoSession:
@@ -67,15 +79,20 @@ class OpenVinoSession:
             model = openvino.Core().read_model(file)
             compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         except Exception as error:  # its exceptions share no base class but this
-            raise _unreadable(file, "OpenVINO", error) from None
+            raise _unusable(file, "OpenVINO", "open", error) from None
+        self.path = file
         # Of a converted file they are under one key, of an ONNX file OpenVINO keeps them under its own.
         self.metadata = _rt_info(model, "foveal") or _rt_info(model, "framework")
-        self._names = [output.any_name for output in model.outputs]  # the compiled model's have inner names too
+        self.inputs = tuple(one.any_name for one in model.inputs)
+        self.outputs = tuple(one.any_name for one in model.outputs)  # the compiled model's have inner names too
         self._request = compiled.create_infer_request()
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = self._request.infer(inputs)
-        return {name: np.array(found[index]) for index, name in enumerate(self._names)}
+        try:
+            found = self._request.infer(inputs)
+        except Exception as error:
+            raise _unusable(self.path, "OpenVINO", "run", error) from None
+        return {name: np.array(found[index]) for index, name in enumerate(self.outputs)}
 
 
 def missing(package: str, extra: str) -> UsageError:
@@ -89,6 +106,6 @@ def _rt_info(model: Any, key: str) -> dict[str, str]:
     return {name: str(value.value) for name, value in values.items()}
 
 
-def _unreadable(file: Path, runtime: str, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return WeightsError(f"{file}: {runtime} cannot open it ({reason}); export the run again")
+def _unusable(file: Path, runtime: str, verb: str, error: Exception) -> WeightsError:
+    reason = printable(" ".join(str(error).split()), 400) or type(error).__name__
+    return WeightsError(f"{file}: {runtime} cannot {verb} it ({reason}); export the run again")
