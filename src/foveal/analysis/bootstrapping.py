@@ -23,6 +23,7 @@ from typing import Any
 from foveal.data.detect import read_data, splits_of
 from foveal.data.table import Table
 from foveal.engine.checkpoint import RunInfo, read_json, read_run, write_text
+from foveal.engine.class_names import in_order_of
 from foveal.engine.evaluate import evaluate
 from foveal.engine.files import predict_files
 from foveal.engine.predict import load
@@ -186,8 +187,8 @@ def _refuse_without_pictures(inputs: Sequence[str | os.PathLike[str]]) -> None:
 
 
 def _sound(table: Table, info: RunInfo) -> Table:
-    """The table if all of it can be used; without its faults where the run was trained so (`data.skip_bad`)."""
-    return usable(table, info.config, lambda said: log.warning("%s", said))
+    """The table in the run's order of classes, if all of it can be used; with `data.skip_bad` without its faults."""
+    return usable(in_order_of(table, info.class_names), info.config, lambda said: log.warning("%s", said))
 
 
 def _data_of(info: RunInfo) -> Path:

@@ -25,6 +25,7 @@ from foveal.data.table import Table
 from foveal.decoding import Found, by_anchor, decode
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import read_run
+from foveal.engine.class_names import in_order_of
 from foveal.engine.predict import Detector, load
 from foveal.engine.usable import usable
 from foveal.errors import UsageError
@@ -114,11 +115,12 @@ def mine(
 ) -> Mined:
     """Ranks a split of a data set by what the run finds hard and by what it disbelieves.
 
-    The classes of the data must be the run's. progress(done, total) is called after each batch of pictures. Raises
-    UsageError where the split or the classes do not fit, DataError for labels that training would refuse.
+    The classes of the data must be the run's, in any order. progress(done, total) is called after each batch of
+    pictures. Raises UsageError where the split or the classes do not fit, DataError for labels that training would
+    refuse.
     """
     detector = load(run, device)
-    table = read_data(Path(data), split=split)
+    table = in_order_of(read_data(Path(data), split=split), detector.class_names)
     if not len(table):
         raise UsageError(f"{data}: its split {split!r} has no pictures; name another with --split")
     if table.class_names != detector.class_names:

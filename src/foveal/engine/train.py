@@ -28,6 +28,7 @@ from foveal.engine.allocator import keep_freed_memory
 from foveal.engine.anchor_fit import coverage_summary
 from foveal.engine.budget import steps_in
 from foveal.engine.checkpoint import Progress
+from foveal.engine.class_names import in_order_of
 from foveal.engine.compilation import compile_failure_explained, compiled
 from foveal.engine.diagnosis import explain_non_finite
 from foveal.engine.ema import AveragedModel
@@ -114,6 +115,10 @@ class Trainer:
             config = with_architecture_of(source, config, reporter)
         self.table = training_table(data, config, reporter)
         self.val = validation_table(data, config, self.table, reporter)
+        known = checkpoint.read_run(folder) if snapshot is not None else source
+        if known is not None:  # so that the class predictions keep their meaning
+            self.table = in_order_of(self.table, known.class_names)
+            self.val = None if self.val is None else in_order_of(self.val, known.class_names)
         self.config = settled_config(config, folder, snapshot is not None, self.table, self.val)
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng(devices=[]):
