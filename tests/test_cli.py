@@ -164,6 +164,28 @@ def test_a_finished_run_resumes_to_nothing_and_a_second_start_is_refused(run, sc
     assert main(["train", str(scenes), "--out", str(run), *TINY_FLAGS, "--resume"]) == 0
 
 
+def test_resume_alone_takes_the_settings_of_the_run(run, scenes, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    words = ["train", str(scenes), "--out", str(out), "--device=cpu", "--resume"]
+    assert main(words) == 0
+    assert main([*words, "--train.batch-size", "4", "--data.workers", "1"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--train.batch-size", "2", "--data.size=320"]) == 1
+    said = capsys.readouterr().err
+    assert "train.batch_size 2 (was 4)" in said
+    assert "data.size 320 (was 64)" in said
+    assert "leave them out" in said
+    (tmp_path / "mine.yaml").write_text("train: {steps: 7}")
+    assert main([*words, "--config", str(tmp_path / "mine.yaml")]) == 1
+    assert "train.steps 7 (was 2)" in capsys.readouterr().err
+    assert main([*words, "--preset", "paper"]) == 1
+    assert "model.backbone 'resnet50' (was 'mobilenet_v2')" in capsys.readouterr().err
+    new = tmp_path / "new"
+    assert main(["train", str(scenes), "--out", str(new), *TINY_FLAGS, "--resume"]) == 0
+    assert load_config(new / "config.yaml") == load_config(run / "config.yaml")
+
+
 def test_a_file_of_settings_lies_between_preset_and_flags(scenes, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("train: {steps: 1, lr: 0.5}\nloss: {gamma: 1.5}\n")

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from foveal.engine.allocator import keep_freed_memory
@@ -149,17 +150,19 @@ def _with_short_names(words: list[str]) -> list[str]:
 
 
 def _base_config(words: list[str]) -> Any:
-    """Preset and YAML file as the defaults that flags then change."""
-    from foveal.config import load_config, preset
+    """Preset (or the settings of the run that goes on) and YAML file as the defaults that flags then change."""
+    from foveal.config import load_config, starting_config
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", default="light")
+    parser.add_argument("--preset", default=None)
     parser.add_argument("--config", default=None)
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--out", type=Path, default=None)
     try:
         known, _ = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UsageError(f"{error}") from None
-    config = preset(known.preset)
+    config = starting_config(known.preset, known.out if known.resume else None)
     return load_config(known.config, config) if known.config else config
 
 

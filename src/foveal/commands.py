@@ -90,7 +90,7 @@ class Train:
     config: GivenPath = None
     """YAML file of settings that change the preset; config.yaml of a run is one."""
     resume: bool = False
-    """Go on from the last checkpoint in --out, or start if there is none."""
+    """Go on from the last checkpoint in --out, with its settings, or start if there is none."""
     weights: GivenPath = None
     """A run to start from; its class head is replaced where the classes differ."""
     device: Literal["auto", "cpu"] = "auto"

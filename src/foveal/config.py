@@ -428,6 +428,13 @@ def preset(name: str) -> Config:
     return build_config(PRESETS[name])
 
 
+def starting_config(name: str | None, run: Path | None = None) -> Config:
+    """The preset's config; where none is named that of `run`, a folder to go on with, or of `light`."""
+    if name is None and run is not None and (run / "config.yaml").is_file():
+        return load_config(run / "config.yaml")
+    return preset(name or "light")
+
+
 def load_config(path: str | Path, base: Config | None = None) -> Config:
     """Reads a YAML file as changes to `base` (default: the defaults)."""
     path = Path(path)

@@ -130,8 +130,14 @@ def test_a_finished_run_can_be_scored_again_after_its_result_was_lost(scenes, tm
 
 def test_other_settings_on_resume_are_refused_by_name(scenes, tmp_path):
     run_tiny(scenes, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"train\.lr is 0\.5 now but was 0\.002"):
-        run_tiny(scenes, tmp_path / "run", tiny(train__lr=0.5), resume=True)
+    with pytest.raises(CheckpointError, match=r"train\.lr 0\.5 \(was 0\.002\), seed 3 \(was 0\)"):
+        run_tiny(scenes, tmp_path / "run", tiny(train__lr=0.5, seed=3), resume=True)
+
+
+def test_resume_without_settings_takes_those_of_the_run(scenes, tmp_path):
+    began = run_tiny(scenes, tmp_path / "run")
+    again = train(scenes, tmp_path / "run", device="cpu", reporter=Silent(), resume=True)
+    assert again.config == began.config
 
 
 def test_another_worker_count_on_resume_is_fine(scenes, tmp_path):

@@ -18,8 +18,7 @@ from accelerate import PartialState
 from torch.nn.parallel import DistributedDataParallel
 
 from foveal.anchors import Anchors
-from foveal.config import Config
-from foveal.config import preset as preset_config
+from foveal.config import Config, starting_config
 from foveal.data.loader import TrainBatches, dead_workers_explained
 from foveal.data.table import Table
 from foveal.detections import Batch
@@ -59,7 +58,7 @@ def train(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    preset: str = "light",
+    preset: str | None = None,
     config: Config | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -69,14 +68,15 @@ def train(
 ) -> checkpoint.RunInfo:
     """Trains on `data` (folder or label file) into the run folder `out` and returns the run.
 
-    config: used instead of the preset. settings: changes to either, {"train.steps": 1000}. device: auto or cpu.
+    preset: light (the default) or paper. config: used instead of the preset. settings: changes to either,
+    {"train.steps": 1000}. device: auto or cpu.
     weights: a run to start from, which brings its network and anchors; its class predictions are replaced where the
-    classes differ. resume: go on from the last checkpoint of `out`, or start if there is none. Raises FovealError with
-    what to do; Interrupted after Ctrl-C.
+    classes differ. resume: go on from the last checkpoint of `out`, or start if there is none; without preset and
+    config the settings are the run's own. Raises FovealError with what to do; Interrupted after Ctrl-C.
     """
     if device not in ("auto", "cpu"):
         raise UsageError(f"device {device!r}: use auto, which takes a GPU if there is one, or cpu")
-    config = (config or preset_config(preset)).with_changes(settings or {})
+    config = (config or starting_config(preset, Path(out) if resume else None)).with_changes(settings or {})
     keep_freed_memory()
     state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=2))
     if reporter is None:
