@@ -62,6 +62,15 @@ def test_help_of_a_command_shows_the_presets_values(capsys):
     assert "(default: 90000)" in said
 
 
+def test_help_of_train_names_the_short_forms_and_nothing_that_cannot_be_set(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--minutes for short" in said
+    assert "--skip-bad for short" in said
+    assert "--version" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from tyro.conf import Suppress
 
 from foveal.errors import ConfigError
 
@@ -202,7 +203,7 @@ class DataConfig(Group):
     oversample_times: Annotated[int, Field(ge=2)] = 3
     """How many times as often."""
     skip_bad: bool = False
-    """Train without the pictures and boxes that `inspect` complains of, instead of refusing."""
+    """Train without the pictures and boxes that `inspect` complains of, instead of refusing; --skip-bad for short."""
     max_pixels: PositiveInt = 100_000_000
     """Pictures with more pixels are refused before they are decoded."""
 
@@ -224,7 +225,7 @@ class TrainConfig(Group):
     steps: PositiveInt = 90_000
     """Optimiser steps."""
     minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Time budget; the first steps are timed and `steps` is fixed once from it. 0 means none."""
+    """Time budget, --minutes for short; the first steps are timed and `steps` is fixed once from it. 0 means none."""
     batch_size: PositiveInt = 16
     """Pictures of one optimiser step over all processes and micro-batches."""
     accumulate: PositiveInt = 1
@@ -298,8 +299,8 @@ class Config(Group):
     inference: InferenceConfig = InferenceConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it."""
-    version: Literal[1] = 1
-    """Version of this schema."""
+    version: Annotated[Literal[1], Suppress] = 1
+    """Version of this schema; no flag, since there is nothing to choose."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
