@@ -88,6 +88,7 @@ def test_help_of_train_names_the_short_forms_and_nothing_that_cannot_be_set(caps
         (["evaluate"], "give RUN and DATA, or --results and --annotations"),
         (["evaluate", "--results", "a.json"], "--results and --annotations go together"),
         (["predict", "/nonexistent", "a.jpg", "--out", "x"], "no such run folder"),
+        (["import", "/nonexistent.pth", "--out", "x"], "no such weight file"),
     ],
 )
 def test_misuse_is_one_message_and_exit_code_2(words, said, capsys):
@@ -153,6 +154,14 @@ def test_evaluate_skips_unreadable_pictures_only_when_asked(run, scenes, tmp_pat
     found = json.loads(capsys.readouterr().out)
     assert found["images"] == 3
     assert any("1 unreadable picture" in note for note in found["notes"])
+
+
+def test_a_weight_file_that_is_missing_is_misuse_and_torchvisions_are_told_where_to_get(scenes, tmp_path, capsys):
+    words = ["train", str(scenes), "--out", str(tmp_path / "run"), "--data.size=64"]
+    assert main([*words, "--model.weights", "mobilenet_v2-b0353104.pth"]) == 2
+    assert "fetch it from https://download.pytorch.org/models/mobilenet_v2-b0353104.pth" in capsys.readouterr().err
+    assert main([*words, "--model.weights", "nowhere.pth"]) == 2
+    assert "nowhere.pth: there is no such weight file" in capsys.readouterr().err
 
 
 def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, capsys):
