@@ -98,6 +98,24 @@ def test_misuse_is_one_message_and_exit_code_2(words, said, capsys):
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "DATA", "--out", "x", "--stesp", "20"], "there is no option --stesp; did you mean --train.steps?"),
+        (["train", "DATA", "--ouut", "x"], "there is no option --ouut; did you mean --out?"),
+        (["train", "DATA", "--out", "x", "--minuts=5", "--sede", "1"], "--minuts; did you mean --minutes?"),
+        (["train", "DATA", "--out", "x", "--minuts=5", "--sede", "1"], "--sede; did you mean --seed?"),
+        (["evaluate", "RUN", "DATA", "--spilt", "test"], "there is no option --spilt; did you mean --split?"),
+        (["train", "DATA", "--out", "x", "--train.batch_size", "-5"], "train.batch_size: input should be greater"),
+        (["train", "DATA", "--out", "x", "--preset", "ligth"], "did you mean light?"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest_one_that_exists(words, said, capsys):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.err + captured.out).split())
+
+
 def test_a_folder_without_data_is_misuse(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err

@@ -425,7 +425,9 @@ def build_config(values: Mapping[str, Any], source: str = "") -> Config:
 def preset(name: str) -> Config:
     """The config of a preset: `paper` or `light`."""
     if name not in PRESETS:
-        raise ConfigError(f"no preset is called {name!r}: use one of {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"no preset is called {name!r}: use one of {', '.join(PRESETS)}{hint}")
     return build_config(PRESETS[name])
 
 
