@@ -194,6 +194,19 @@ def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, 
     assert "test-00001.jpg" in table.read_text()
 
 
+def test_a_broken_video_is_told_in_one_message_and_no_drawing_is_claimed(run, tmp_path):
+    video = tmp_path / "bad.mp4"
+    video.write_bytes(b"no video\n")
+    program = "import sys; from foveal.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["predict", str(run), str(video), "--out", str(tmp_path / "found"), "--draw"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "drawn" not in done.stdout
+    assert done.stderr.splitlines() == [
+        f"WARNING: {video}: no frame of the video can be decoded; convert it to .mp4 or replace it"
+    ]
+
+
 def test_a_finished_run_resumes_to_nothing_and_a_second_start_is_refused(run, scenes, capsys):
     assert main(["train", str(scenes), "--out", str(run), *TINY_FLAGS]) == 2
     assert "--resume" in capsys.readouterr().err

@@ -38,8 +38,8 @@ log = logging.getLogger("foveal")
 class Summary:
     """What became of the inputs.
 
-    table: the file of detections. drawn: the folder of drawings, or None. failed: (name, reason) of the inputs that
-    were passed over, the first hundred of `num_failed`.
+    table: the file of detections. drawn: the folder of drawings, None if there are none. failed: (name, reason) of the
+    inputs that were passed over, the first hundred of `num_failed`.
     """
 
     table: Path
@@ -107,7 +107,7 @@ def predict_files(
     with ExitStack() as stack:
         table = stack.enter_context(open_table(out, format, detector.class_names, detector.category_ids))
         drawings = stack.enter_context(Drawings(out / "drawn")) if draw else None
-        summary = Summary(table.path, drawings.folder if drawings else None)
+        summary = Summary(table.path)
         # A whole scene is large: one is read while one is looked at.
         reading = _read_ahead(detector, sources, limit, workers, 2 if tile else workers + 2, bool(tile), draw)
         pictures = stack.enter_context(closing(reading))
@@ -123,6 +123,7 @@ def predict_files(
                 table.add(picture.source.name, picture.size, picture.found)
                 if drawings and picture.pixels is not None:
                     drawings.add(picture.source, picture.pixels, picture.found)
+                    summary.drawn = drawings.folder
             if progress:
                 progress(summary.pictures + summary.num_failed, 0)
     return summary
