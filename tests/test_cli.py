@@ -291,6 +291,16 @@ def test_the_demo_has_minutes_of_its_own(monkeypatch, tmp_path, capsys):
     assert asked == {"minutes": 1.0}
 
 
+def test_a_demo_of_other_minutes_is_refused_in_the_demos_own_words(scenes, run, tmp_path, capsys):
+    out = tmp_path / "demo"
+    shutil.copytree(run, out)
+    assert main(["demo", "--out", str(out), "--minutes", "4.5"]) == 2
+    said = capsys.readouterr().err
+    assert f"{out}: holds a demo that began with --minutes 0 --seed 0" in said
+    assert "--weights" not in said
+    assert not (out / "data").exists()
+
+
 @pytest.mark.parametrize(
     "flags",
     [

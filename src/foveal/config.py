@@ -261,7 +261,8 @@ class TrainConfig(Group):
     compile: bool = False
     """Pass the network through torch.compile: needs a C++ compiler, takes a minute first. Never the default."""
     evaluate_every: NonNegativeInt = 0
-    """Steps between evaluations on the validation split; 0 means ten times over the run."""
+    """Steps between evaluations on the validation split; 0 means ten times over the run, less often where that would
+    take more than a quarter of `minutes`."""
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 means as often as evaluations."""
     log_every: PositiveInt = 20

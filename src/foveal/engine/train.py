@@ -25,7 +25,7 @@ from foveal.detections import Batch
 from foveal.engine import checkpoint
 from foveal.engine.allocator import keep_freed_memory
 from foveal.engine.anchor_fit import coverage_summary
-from foveal.engine.budget import steps_in
+from foveal.engine.budget import FEW_STEPS, plan_within
 from foveal.engine.checkpoint import Progress
 from foveal.engine.class_names import in_order_of
 from foveal.engine.compilation import compile_failure_explained, compiled
@@ -153,7 +153,7 @@ class Trainer:
         batches = TrainBatches(self.table, self.config, self.progress.step, self.rank, self.world)
         if not self.progress.total:
             self._introduce(batches)
-            self.progress.total = self._plan_steps(batches)
+            self._plan(batches)
         if self.rank == 0:
             checkpoint.cut_metrics(self.folder, self.progress.metrics_bytes)
         with MetricsLog(self.folder, self.progress.step, self.rank == 0, self.config.train.tensorboard) as log:
@@ -167,7 +167,7 @@ class Trainer:
 
     def _loop(self, batches: TrainBatches, log: MetricsLog, asked_to_stop: list[int]) -> None:
         config, progress = self.config.train, self.progress
-        evaluate_every = config.evaluate_every or -(-progress.total // 10)
+        evaluate_every = config.evaluate_every or -(-progress.total // progress.evaluations)
         checkpoint_every = config.checkpoint_every or evaluate_every
         meter = Meter(self.config, progress, self.device)
         for micro_batches in batches:
@@ -262,20 +262,23 @@ class Trainer:
             f"largest step: {counted(images, 'picture')} of {shape[0]} x {shape[1]}, about {needed / 2**30:.1f} GiB"
         )
 
-    def _plan_steps(self, batches: TrainBatches) -> int:
-        """The run's steps: as configured, or what fits into the time budget."""
+    def _plan(self, batches: TrainBatches) -> None:
+        """Fixes the run's steps: as configured, or what fits into the time budget, and the evaluations with them."""
         train = self.config.train
         if not train.minutes:
-            return train.steps
+            self.progress.total = train.steps
+            return
         with statistics_kept(self.model):
             spent_s = time.monotonic() - self.begun_at
-            steps, step_s = steps_in(train, spent_s, batches, self._try_step, self._detect_and_score, self.val)
+            plan = plan_within(train, spent_s, batches, self._try_step, self._detect_and_score, self.val)
         if self.world > 1:
-            shared = [steps]
+            shared = [plan]
             dist.broadcast_object_list(shared, src=0)
-            steps = shared[0]
-        self.reporter.say(f"{train.minutes:g} minutes are {counted(steps, 'step')} at {step_s:.2f} s each")
-        return steps
+            plan = shared[0]
+        self.progress.total, self.progress.evaluations = plan.steps, plan.evaluations
+        self.reporter.say(f"{train.minutes:g} minutes are {plan}")
+        if plan.steps < FEW_STEPS:
+            self.reporter.say(f"WARNING: {counted(plan.steps, 'step')} teach little; give more time with --minutes")
 
     def _try_step(self, batch: Batch) -> None:
         """Forward and backward without an optimiser step: the caller keeps statistics and drops the gradients."""
