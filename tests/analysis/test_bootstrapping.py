@@ -109,7 +109,10 @@ def test_classes_in_another_order_are_the_same_classes(run, scenes, unlabelled, 
         for one in labels["annotations"]:
             one["category_id"] = last - one["category_id"]
         (data / f"{split}.json").write_text(json.dumps(labels))
-    old = bootstrap(run, [unlabelled], tmp_path / "old", scenes)
+    counted: list[tuple[int, int]] = []
+    old = bootstrap(run, [unlabelled], tmp_path / "old", scenes, progress=lambda *done: counted.append(done))
+    assert counted[0] == (4, 4)  # the validation split, whose thresholds come first
+    assert counted[-1] == (5, 0)
     new = bootstrap(run, [unlabelled], tmp_path / "new", data)
     assert (new.added_boxes, new.doubtful_boxes) == (old.added_boxes, old.doubtful_boxes)
     assert new.thresholds == old.thresholds

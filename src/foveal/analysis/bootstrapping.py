@@ -97,7 +97,7 @@ def bootstrap(
         raise UsageError(f"{root}: has no split {training!r}, which the run was trained on; give the data with --data")
     if splits[training].class_names != info.class_names:
         raise UsageError(f"{root}: its classes are not the run's ({', '.join(info.class_names)}); give its own data")
-    thresholds = class_thresholds(info, root, form, device)
+    thresholds = class_thresholds(info, root, form, device, progress)
     beside = out.with_name(f".{out.name}.writing-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -150,7 +150,13 @@ def train_on(
     return train(data, out, config=info.config, settings=settings, weights=run, device=device)
 
 
-def class_thresholds(info: RunInfo, data: Path, format: str = "auto", device: str = "auto") -> dict[str, float]:
+def class_thresholds(
+    info: RunInfo,
+    data: Path,
+    format: str = "auto",
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
     """The score from which each class is believed: its best F1 on the validation split.
 
     A class that is never found there, or data without that split, has the run's own threshold, or
@@ -161,7 +167,9 @@ def class_thresholds(info: RunInfo, data: Path, format: str = "auto", device: st
     if split not in splits_of(data, format):
         return dict.fromkeys(info.class_names, usual)
     skip_bad = info.config.data.skip_bad
-    per_class = evaluate(info, data, split, format=format, skip_bad=skip_bad, device=device).per_class
+    per_class = evaluate(
+        info, data, split, format=format, skip_bad=skip_bad, device=device, progress=progress
+    ).per_class
     found = {name: one.recommended_threshold for name, one in per_class.items()}
     return {name: usual if (best := found.get(name)) is None else best for name in info.class_names}
 
