@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from foveal.analysis.hard_examples import REGIONS, Mined, mine, mine_table
 from foveal.analysis.mined_files import as_text, summary, write_mined
@@ -101,6 +101,24 @@ def test_a_perfect_and_an_inverted_opinion(run: Path, scenes: Path):
     assert {one.suspect.kind for one in found.labels} == {"label without object"}
     assert {one.suspect.suspicion for one in found.labels} == {1.0}
     assert len(found.labels) == len(found.objects)
+    there = {one.label for one in found.objects}
+    assert found.never_found == tuple(name for name in detector.class_names if name in there)
+    assert summary(found)["never_found"] == list(found.never_found)
+    assert f"WARNING: never found in this split: {', '.join(found.never_found)}" in as_text(found)
+
+
+def test_tiles_bear_the_rank_that_the_table_has(mined: Mined, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    written = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, text, **k: written.append(text) or draw(self, at, text, **k)
+    )
+    write_mined(mined, tmp_path, sheet=3)
+    ranked = list(csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()))[:3]
+    captions = [text for text in written if text.startswith("#")]
+    assert [caption.split()[:2] for caption in captions] == [
+        [f"#{row['rank']}", f"{float(row['suspicion']):.2f}"] for row in ranked
+    ]
 
 
 def test_data_that_does_not_fit_is_refused(run: Path, scenes: Path, tmp_path: Path):

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from foveal.analysis.label_errors import Suspect, suspects
+from foveal.analysis.label_errors import Suspect, found_classes, suspects
 from foveal.boxes import clip
 from foveal.data.detect import read_data
 from foveal.data.loader import eval_batches
@@ -94,7 +94,10 @@ class DoubtfulLabel:
 
 @dataclass(frozen=True)
 class Mined:
-    """The four lists, hardest or most suspicious first; boxes in the pictures' own pixels."""
+    """The four lists, hardest or most suspicious first; boxes in the pictures' own pixels.
+
+    never_found: classes that have labels here, none of which is found: of them the run's doubts say nothing.
+    """
 
     table: Table
     class_names: tuple[str, ...]
@@ -102,6 +105,7 @@ class Mined:
     objects: list[HardObject]
     background: list[HardBackground]
     labels: list[DoubtfulLabel]
+    never_found: tuple[str, ...] = ()
 
 
 def mine(
@@ -141,6 +145,8 @@ def mine_table(
     objects: list[HardObject] = []
     background: list[HardBackground] = []
     labels: list[DoubtfulLabel] = []
+    there: set[int] = set()
+    seen: set[int] = set()
     done = 0
     for batch in eval_batches(table, detector.config, batch_size):
         for found in _looked_at(detector, batch.to(detector.device)):
@@ -149,6 +155,8 @@ def mine_table(
             labels += doubtful
             objects += _objects(found, name, detector.class_names)
             background += _background(found, name, detector.class_names)
+            there.update(found.objects.labels[~found.objects.crowd].tolist())
+            seen |= found_classes(found.objects, *found.found, detector.config.inference.score_threshold)
             worst = max((one.suspect.suspicion for one in doubtful), default=0.0)
             pictures.append(HardPicture(found.row, name, found.loss, len(found.objects.labels), worst))
         done += len(batch)
@@ -161,6 +169,7 @@ def mine_table(
         objects=sorted(objects, key=lambda one: (-_or_inf(one.loss), one.row, one.box)),
         background=sorted(background, key=lambda one: (-one.loss, one.row, one.box)),
         labels=sorted(labels, key=lambda one: (-one.suspect.suspicion, one.row, one.suspect.box)),
+        never_found=tuple(detector.class_names[label] for label in sorted(there - seen)),
     )
 
 
