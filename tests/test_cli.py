@@ -62,6 +62,15 @@ def test_help_of_a_command_shows_the_presets_values(capsys):
     assert "(default: 90000)" in said
 
 
+def test_help_of_train_names_the_short_forms_and_nothing_that_cannot_be_set(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["train", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "--minutes for short" in said
+    assert "--skip-bad for short" in said
+    assert "--version" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -81,6 +90,7 @@ def test_help_of_a_command_shows_the_presets_values(capsys):
         (["predict", "/nonexistent", "a.jpg", "--out", "x"], "no such run folder"),
         (["predict", "/nonexistent", "a.jpg", "--out", "x", "--device", "abacus"], "device abacus: cannot be used"),
         (["evaluate", "/nonexistent", "/nonexistent", "--device", "abacus"], "device abacus: cannot be used"),
+        (["import", "/nonexistent.pth", "--out", "x"], "no such weight file"),
     ],
 )
 def test_misuse_is_one_message_and_exit_code_2(words, said, capsys):
@@ -88,6 +98,24 @@ def test_misuse_is_one_message_and_exit_code_2(words, said, capsys):
     captured = capsys.readouterr()
     assert said in " ".join((captured.err + captured.out).split())
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "DATA", "--out", "x", "--stesp", "20"], "there is no option --stesp; did you mean --train.steps?"),
+        (["train", "DATA", "--ouut", "x"], "there is no option --ouut; did you mean --out?"),
+        (["train", "DATA", "--out", "x", "--minuts=5", "--sede", "1"], "--minuts; did you mean --minutes?"),
+        (["train", "DATA", "--out", "x", "--minuts=5", "--sede", "1"], "--sede; did you mean --seed?"),
+        (["evaluate", "RUN", "DATA", "--spilt", "test"], "there is no option --spilt; did you mean --split?"),
+        (["train", "DATA", "--out", "x", "--train.batch_size", "-5"], "train.batch_size: input should be greater"),
+        (["train", "DATA", "--out", "x", "--preset", "ligth"], "did you mean light?"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest_one_that_exists(words, said, capsys):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.err + captured.out).split())
 
 
 def test_a_folder_without_data_is_misuse(tmp_path, capsys):
@@ -148,6 +176,14 @@ def test_evaluate_skips_unreadable_pictures_only_when_asked(run, scenes, tmp_pat
     assert any("1 unreadable picture" in note for note in found["notes"])
 
 
+def test_a_weight_file_that_is_missing_is_misuse_and_torchvisions_are_told_where_to_get(scenes, tmp_path, capsys):
+    words = ["train", str(scenes), "--out", str(tmp_path / "run"), "--data.size=64"]
+    assert main([*words, "--model.weights", "mobilenet_v2-b0353104.pth"]) == 2
+    assert "fetch it from https://download.pytorch.org/models/mobilenet_v2-b0353104.pth" in capsys.readouterr().err
+    assert main([*words, "--model.weights", "nowhere.pth"]) == 2
+    assert "nowhere.pth: there is no such weight file" in capsys.readouterr().err
+
+
 def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, capsys):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no picture")
@@ -160,10 +196,45 @@ def test_predict_passes_over_a_bad_picture_and_answers_1(run, scenes, tmp_path, 
     assert "test-00001.jpg" in table.read_text()
 
 
+def test_a_broken_video_is_told_in_one_message_and_no_drawing_is_claimed(run, tmp_path):
+    video = tmp_path / "bad.mp4"
+    video.write_bytes(b"no video\n")
+    program = "import sys; from foveal.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = ["predict", str(run), str(video), "--out", str(tmp_path / "found"), "--draw"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "drawn" not in done.stdout
+    assert done.stderr.splitlines() == [
+        f"WARNING: {video}: no frame of the video can be decoded; convert it to .mp4 or replace it"
+    ]
+
+
 def test_a_finished_run_resumes_to_nothing_and_a_second_start_is_refused(run, scenes, capsys):
     assert main(["train", str(scenes), "--out", str(run), *TINY_FLAGS]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["train", str(scenes), "--out", str(run), *TINY_FLAGS, "--resume"]) == 0
+
+
+def test_resume_alone_takes_the_settings_of_the_run(run, scenes, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    words = ["train", str(scenes), "--out", str(out), "--device=cpu", "--resume"]
+    assert main(words) == 0
+    assert main([*words, "--train.batch-size", "4", "--data.workers", "1"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--train.batch-size", "2", "--data.size=320"]) == 1
+    said = capsys.readouterr().err
+    assert "train.batch_size 2 (was 4)" in said
+    assert "data.size 320 (was 64)" in said
+    assert "leave them out" in said
+    (tmp_path / "mine.yaml").write_text("train: {steps: 7}")
+    assert main([*words, "--config", str(tmp_path / "mine.yaml")]) == 1
+    assert "train.steps 7 (was 2)" in capsys.readouterr().err
+    assert main([*words, "--preset", "paper"]) == 1
+    assert "model.backbone 'resnet50' (was 'mobilenet_v2')" in capsys.readouterr().err
+    new = tmp_path / "new"
+    assert main(["train", str(scenes), "--out", str(new), *TINY_FLAGS, "--resume"]) == 0
+    assert load_config(new / "config.yaml") == load_config(run / "config.yaml")
 
 
 def test_a_file_of_settings_lies_between_preset_and_flags(scenes, tmp_path):
@@ -220,6 +291,16 @@ def test_the_demo_has_minutes_of_its_own(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("foveal.engine.demo.demo", lambda out, minutes, seed: asked.update(minutes=minutes) or "done")
     assert main(["demo", "--out", str(tmp_path / "demo"), "--minutes", "1"]) == 0
     assert asked == {"minutes": 1.0}
+
+
+def test_a_demo_of_other_minutes_is_refused_in_the_demos_own_words(scenes, run, tmp_path, capsys):
+    out = tmp_path / "demo"
+    shutil.copytree(run, out)
+    assert main(["demo", "--out", str(out), "--minutes", "4.5"]) == 2
+    said = capsys.readouterr().err
+    assert f"{out}: holds a demo that began with --minutes 0 --seed 0" in said
+    assert "--weights" not in said
+    assert not (out / "data").exists()
 
 
 @pytest.mark.parametrize(

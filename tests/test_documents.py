@@ -61,6 +61,12 @@ def command_lines(document: Path) -> Iterator[str]:
                 yield words[1]
 
 
+def test_commands_name_no_weight_file_that_the_reader_does_not_have():
+    for document in DOCUMENTS:
+        named = re.findall(r"--model\.weights (\S+\.(?:pth|safetensors))", "\n".join(command_lines(document)))
+        assert not named, document.name
+
+
 # -- two languages -----------------------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,12 @@ import difflib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from foveal.engine.allocator import keep_freed_memory
@@ -48,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; the console script's entry."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
+    # OpenCV and its FFmpeg write of a video they cannot read, before we say so; both look here when they are loaded.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr, force=True)
     for noisy in ("accelerate", "tensorboard", "PIL", "matplotlib", "httpx", "httpx2", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -124,8 +129,30 @@ def _parse(command: type, name: str, words: list[str]) -> Any:
         # tyro has drawn a box by then; around a setting's own words it would show pydantic's.
         if (fault := _validation_error_behind(exit)) is not None:
             raise UsageError(explain_all(fault)) from None
+        if exit.code:
+            shown = io.StringIO()
+            with redirect_stdout(shown), suppress(SystemExit):
+                tyro.cli(command, args=["--help"], **options)
+            if unknown := _unknown_options(shown.getvalue(), words):
+                raise UsageError(unknown) from None
         sys.stderr.write(told.getvalue())
         raise
+
+
+def _unknown_options(help: str, words: list[str]) -> str:
+    """A line for each flag that a command's help does not name, with the nearest one that it names."""
+    known = set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", help))
+    # --stesp is near to no flag but to the last part of --train.steps.
+    by_last_part = {"--" + flag.lstrip("-").rpartition(".")[2]: flag for flag in sorted(known, reverse=True)}
+    by_name = {**by_last_part, **{flag: flag for flag in known}}
+    lines = []
+    for word in words:
+        flag = word.partition("=")[0]
+        if not flag.startswith("--") or flag == "--" or flag.replace("_", "-") in known:
+            continue
+        near = difflib.get_close_matches(flag, by_name, 1)
+        lines.append(f"there is no option {flag}" + (f"; did you mean {by_name[near[0]]}?" if near else ""))
+    return "\n".join(lines)
 
 
 def _validation_error_behind(exit: BaseException) -> Any:
@@ -138,28 +165,32 @@ def _validation_error_behind(exit: BaseException) -> Any:
     return cause
 
 
+# So common that they go without their group.
+_SHORT_NAMES = {"--minutes": "--train.minutes", "--skip-bad": "--data.skip-bad"}
+
+
 def _with_short_names(words: list[str]) -> list[str]:
-    """--minutes and --skip-bad are so common that they go without their group."""
-    short = {"--minutes": "--train.minutes", "--skip-bad": "--data.skip-bad"}
     spelled = []
     for word in words:
         flag, equals, value = word.partition("=")
-        spelled.append(short.get(flag, flag) + equals + value)
+        spelled.append(_SHORT_NAMES.get(flag, flag) + equals + value)
     return spelled
 
 
 def _base_config(words: list[str]) -> Any:
-    """Preset and YAML file as the defaults that flags then change."""
-    from foveal.config import load_config, preset
+    """Preset (or the settings of the run that goes on) and YAML file as the defaults that flags then change."""
+    from foveal.config import load_config, starting_config
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", default="light")
+    parser.add_argument("--preset", default=None)
     parser.add_argument("--config", default=None)
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--out", type=Path, default=None)
     try:
         known, _ = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UsageError(f"{error}") from None
-    config = preset(known.preset)
+    config = starting_config(known.preset, known.out if known.resume else None)
     return load_config(known.config, config) if known.config else config
 
 

@@ -90,7 +90,7 @@ class Train:
     config: GivenPath = None
     """YAML file of settings that change the preset; config.yaml of a run is one."""
     resume: bool = False
-    """Go on from the last checkpoint in --out, or start if there is none."""
+    """Go on from the last checkpoint in --out, with its settings, or start if there is none."""
     weights: GivenPath = None
     """A run to start from; its class head is replaced where the classes differ."""
     device: Literal["auto", "cpu"] = "auto"
@@ -230,6 +230,7 @@ class Predict:
                 batch_size=self.batch_size,
                 max_pixels=self.max_pixels,
                 progress=progress,
+                tile_progress=lambda done, total: progress(done, total, "tiles"),
             )
         print(summary)
         return 1 if summary.failed else 0
@@ -361,7 +362,7 @@ class Bootstrap:
     def run(self) -> int:
         from foveal.analysis.bootstrapping import bootstrap, train_on
 
-        with _bar("labelling") as progress:
+        with _bar("looking at pictures") as progress:
             done = bootstrap(
                 self.run_folder,
                 self.unlabelled,
@@ -551,9 +552,9 @@ COMMANDS: dict[str, type] = {
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for the duration of a block; the block calls what it gets with (done, total)."""
+def _bar(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar for the duration of a block; the block calls what it gets with (done, total), or of what else."""
     from foveal.engine.progress import ConsoleReporter
 
     with ConsoleReporter().live() as reporter:
-        yield lambda done, total: reporter.counted(what, done, total)
+        yield lambda done, total, what=what: reporter.counted(what, done, total)

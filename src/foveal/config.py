@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from tyro.conf import Suppress
 
 from foveal.errors import ConfigError
 from foveal.wording import counted
@@ -203,7 +204,7 @@ class DataConfig(Group):
     oversample_times: Annotated[int, Field(ge=2)] = 3
     """How many times as often."""
     skip_bad: bool = False
-    """Train without the pictures and boxes that `inspect` complains of, instead of refusing."""
+    """Train without the pictures and boxes that `inspect` complains of, instead of refusing; --skip-bad for short."""
     max_pixels: PositiveInt = 100_000_000
     """Pictures with more pixels are refused before they are decoded."""
 
@@ -225,7 +226,7 @@ class TrainConfig(Group):
     steps: PositiveInt = 90_000
     """Optimiser steps."""
     minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Time budget; the first steps are timed and `steps` is fixed once from it. 0 means none."""
+    """Time budget, --minutes for short; the first steps are timed and `steps` is fixed once from it. 0 means none."""
     batch_size: PositiveInt = 16
     """Pictures of one optimiser step over all processes and micro-batches."""
     accumulate: PositiveInt = 1
@@ -261,7 +262,8 @@ class TrainConfig(Group):
     compile: bool = False
     """Pass the network through torch.compile: needs a C++ compiler, takes a minute first. Never the default."""
     evaluate_every: NonNegativeInt = 0
-    """Steps between evaluations on the validation split; 0 means ten times over the run."""
+    """Steps between evaluations on the validation split; 0 means ten times over the run, less often where that would
+    take more than a quarter of `minutes`."""
     checkpoint_every: NonNegativeInt = 0
     """Steps between checkpoints; 0 means as often as evaluations."""
     log_every: PositiveInt = 20
@@ -299,8 +301,8 @@ class Config(Group):
     inference: InferenceConfig = InferenceConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it."""
-    version: Literal[1] = 1
-    """Version of this schema."""
+    version: Annotated[Literal[1], Suppress] = 1
+    """Version of this schema; no flag, since there is nothing to choose."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -426,8 +428,17 @@ def build_config(values: Mapping[str, Any], source: str = "") -> Config:
 def preset(name: str) -> Config:
     """The config of a preset: `paper` or `light`."""
     if name not in PRESETS:
-        raise ConfigError(f"no preset is called {name!r}: use one of {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"no preset is called {name!r}: use one of {', '.join(PRESETS)}{hint}")
     return build_config(PRESETS[name])
+
+
+def starting_config(name: str | None, run: Path | None = None) -> Config:
+    """The preset's config; where none is named that of `run`, a folder to go on with, or of `light`."""
+    if name is None and run is not None and (run / "config.yaml").is_file():
+        return load_config(run / "config.yaml")
+    return preset(name or "light")
 
 
 def load_config(path: str | Path, base: Config | None = None) -> Config:

@@ -5,7 +5,7 @@
     │   └── ConfigError         a setting has an impossible value or an unknown name
     ├── DataError               the data set cannot be used as it is; carries the problems
     ├── ImageError              one picture cannot be read
-    ├── WeightsError            a weight file is missing, damaged or of another architecture
+    ├── WeightsError            a weight file is damaged or of another architecture
     ├── CheckpointError         a run folder cannot be continued or loaded
     ├── ExportError             a file could not be made, or would not find what PyTorch finds
     ├── HubError                the Hugging Face hub cannot be reached, or has not what was asked for, or refuses it
@@ -53,7 +53,7 @@ class ImageError(FovealError):
 
 
 class WeightsError(FovealError):
-    """A weight file is missing, damaged, unsafe or made for another architecture."""
+    """A weight file is damaged, unsafe or made for another architecture."""
 
 
 class CheckpointError(FovealError):

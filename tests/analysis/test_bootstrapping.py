@@ -100,6 +100,30 @@ def test_other_splits_and_classes_are_taken_over(run, scenes, unlabelled, tmp_pa
         assert new.path(0).read_bytes() == old.path(0).read_bytes()
 
 
+def test_classes_in_another_order_are_the_same_classes(run, scenes, unlabelled, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    for split in ("train", "val", "test"):
+        labels = json.loads((data / f"{split}.json").read_text())
+        last = len(labels["categories"]) + 1
+        labels["categories"] = [{**one, "id": last - one["id"]} for one in reversed(labels["categories"])]
+        for one in labels["annotations"]:
+            one["category_id"] = last - one["category_id"]
+        (data / f"{split}.json").write_text(json.dumps(labels))
+    counted: list[tuple[int, int]] = []
+    old = bootstrap(run, [unlabelled], tmp_path / "old", scenes, progress=lambda *done: counted.append(done))
+    assert counted[0] == (4, 4)  # the validation split, whose thresholds come first
+    assert counted[-1] == (5, 0)
+    new = bootstrap(run, [unlabelled], tmp_path / "new", data)
+    assert (new.added_boxes, new.doubtful_boxes) == (old.added_boxes, old.doubtful_boxes)
+    assert new.thresholds == old.thresholds
+    named = []
+    for folder in ("old", "new"):
+        table = read_data(tmp_path / folder, split="train")
+        named.append([table.class_names[label] for label in table.labels.tolist()])
+    assert named[0] == named[1]
+
+
 def test_labelled_and_broken_pictures_are_passed_over(run, scenes, unlabelled, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")

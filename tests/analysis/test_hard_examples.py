@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from foveal.analysis.hard_examples import REGIONS, Mined, mine, mine_table
 from foveal.analysis.mined_files import as_text, summary, write_mined
@@ -102,6 +102,24 @@ def test_a_perfect_and_an_inverted_opinion(run: Path, scenes: Path):
     assert {one.suspect.kind for one in found.labels} == {"label without object"}
     assert {one.suspect.suspicion for one in found.labels} == {1.0}
     assert len(found.labels) == len(found.objects)
+    there = {one.label for one in found.objects}
+    assert found.never_found == tuple(name for name in detector.class_names if name in there)
+    assert summary(found)["never_found"] == list(found.never_found)
+    assert f"WARNING: never found in this split: {', '.join(found.never_found)}" in as_text(found)
+
+
+def test_tiles_bear_the_rank_that_the_table_has(mined: Mined, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    written = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, text, **k: written.append(text) or draw(self, at, text, **k)
+    )
+    write_mined(mined, tmp_path, sheet=3)
+    ranked = list(csv.DictReader((tmp_path / "labels.csv").read_text().splitlines()))[:3]
+    captions = [text for text in written if text.startswith("#")]
+    assert [caption.split()[:2] for caption in captions] == [
+        [f"#{row['rank']}", f"{float(row['suspicion']):.2f}"] for row in ranked
+    ]
 
 
 def test_data_that_does_not_fit_is_refused(run: Path, scenes: Path, tmp_path: Path):
@@ -120,6 +138,35 @@ def test_a_run_whose_outputs_are_no_numbers_doubts_nothing(head: str, run: Path,
     save_tensors(broken / "best.safetensors", weights)
     with pytest.raises(FovealError, match=r"train-0000\d\.jpg: the run's outputs are not finite"):
         mine(broken, scenes)
+
+
+def reversed_classes(scenes: Path, folder: Path) -> Path:
+    """The same data, its classes listed the other way round."""
+    shutil.copytree(scenes, folder)
+    for split in ("train", "val"):
+        labels = json.loads((folder / f"{split}.json").read_text())
+        last = len(labels["categories"]) + 1
+        labels["categories"] = [{**one, "id": last - one["id"]} for one in reversed(labels["categories"])]
+        for one in labels["annotations"]:
+            one["category_id"] = last - one["category_id"]
+        (folder / f"{split}.json").write_text(json.dumps(labels))
+    return folder
+
+
+def test_classes_in_another_order_are_the_same_classes(run: Path, scenes: Path, mined: Mined, tmp_path: Path, capsys):
+    data = reversed_classes(scenes, tmp_path / "data")
+    assert read_data(data, split="train").class_names == tuple("9876543210")
+    found = mine(run, data)
+    assert found.pictures == mined.pictures
+    # As text: NaN, of a missing label's loss, is not equal to itself.
+    assert str((found.objects, found.labels)) == str((mined.objects, mined.labels))
+    again = tmp_path / "again"
+    words = ["mine", str(run), str(data), "--out", str(tmp_path / "mined"), "--retrain", str(again), "--steps", "1"]
+    assert main(words) == 0
+    assert "class_head.predict" not in capsys.readouterr().err
+    assert json.loads((again / "classes.json").read_text())[0]["name"] == "0"
+    resumed = train(data, again, config=load_config(again / "config.yaml"), resume=True)
+    assert resumed.class_names == tuple("0123456789")
 
 
 def test_the_files_hold_what_was_found(mined: Mined, tmp_path: Path):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foveal.analysis.label_errors import KINDS, Suspect, suspects
+from foveal.analysis.label_errors import KINDS, Suspect, found_classes, suspects
 from foveal.detections import Objects
 
 A, B = 0, 1
@@ -124,3 +124,11 @@ def test_every_suspect_is_one_label_or_one_unexplained_detection(seed: int, labe
         assert suspect.kind in KINDS
         assert 0 <= suspect.suspicion <= 1
         assert (suspect.object == -1) == (suspect.kind == "missing label")
+
+
+def test_a_class_is_found_where_one_of_its_labels_is_with_enough_score() -> None:
+    labels = Objects.of([LABEL, [50.0, 50, 70, 70], [80.0, 10, 99, 30]], [A, B, 2])
+    boxes = torch.tensor([LABEL, [50.0, 50, 70, 70], [10.0, 80, 30, 99]])
+    assert found_classes(labels, boxes, torch.tensor([0.06, 0.04, 0.9]), torch.tensor([A, B, 2]), 0.05) == {A}
+    assert found_classes(labels, boxes, torch.tensor([0.06, 0.06, 0.9]), torch.tensor([B, B, A]), 0.05) == {B}
+    assert found_classes(labels, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.05) == set()

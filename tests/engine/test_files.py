@@ -142,7 +142,13 @@ def test_tiles_find_what_the_shrunken_picture_loses(tmp_path):
     path = save(tmp_path / "scene.png", image)
     detect = detector(size=100)
     whole = predict_files(detect, [path], tmp_path / "whole")
-    tiled = predict_files(detect, [path], tmp_path / "tiled", tile=100, overlap=0.2, draw=True)
+    tiles: list[tuple[int, int]] = []
+    tiled = predict_files(
+        detect, [path], tmp_path / "tiled", tile=100, overlap=0.2, draw=True, batch_size=5,
+        tile_progress=lambda *counts: tiles.append(counts),
+    )  # fmt: skip
+    assert tiles[0] == (5, tiles[-1][1])
+    assert tiles[-1][0] == tiles[-1][1] > 5
     assert whole.detections < 30
     assert tiled.detections == 30
     expected = detect_tiled(detect, path, 100, 0.2)

@@ -18,6 +18,7 @@ import torch
 
 from foveal.config import Config, preset
 from foveal.data.scenes import write_scenes
+from foveal.engine.budget import Plan
 from foveal.engine.checkpoint import Progress, read_run, run_weights
 from foveal.engine.progress import Silent
 from foveal.engine.train import train
@@ -130,8 +131,14 @@ def test_a_finished_run_can_be_scored_again_after_its_result_was_lost(scenes, tm
 
 def test_other_settings_on_resume_are_refused_by_name(scenes, tmp_path):
     run_tiny(scenes, tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"train\.lr is 0\.5 now but was 0\.002"):
-        run_tiny(scenes, tmp_path / "run", tiny(train__lr=0.5), resume=True)
+    with pytest.raises(CheckpointError, match=r"train\.lr 0\.5 \(was 0\.002\), seed 3 \(was 0\)"):
+        run_tiny(scenes, tmp_path / "run", tiny(train__lr=0.5, seed=3), resume=True)
+
+
+def test_resume_without_settings_takes_those_of_the_run(scenes, tmp_path):
+    began = run_tiny(scenes, tmp_path / "run")
+    again = train(scenes, tmp_path / "run", device="cpu", reporter=Silent(), resume=True)
+    assert again.config == began.config
 
 
 def test_another_worker_count_on_resume_is_fine(scenes, tmp_path):
@@ -297,6 +304,24 @@ def test_a_time_budget_fixes_the_steps_once_and_a_resumed_run_keeps_them(scenes,
     train(scenes, tmp_path / "run", config=config, device="cpu", reporter=second, resume=True)
     assert second.total == first.total
     assert second.steps == list(range(4, first.total + 1))
+
+
+def test_fewer_evaluations_of_a_short_budget_outlive_a_stop(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.engine.train.plan_within", lambda *_: Plan(6, 0.1, 2, 9.0))
+    config = tiny(train__minutes=1.0, train__evaluate_every=0, train__checkpoint_every=1)
+
+    class Stops(Notes):
+        def step(self, step: int, total: int, numbers: dict[str, float]) -> None:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    notes = Stops()
+    with pytest.raises(Interrupted):
+        train(scenes, tmp_path / "run", config=config, device="cpu", reporter=notes)
+    assert "1 minutes are 6 steps at 0.10 s each, and 2 evaluations at 9.0 s each" in notes.lines
+    assert "WARNING: 6 steps teach little; give more time with --minutes" in notes.lines
+    run = run_tiny(scenes, tmp_path / "run", config, resume=True)
+    assert [line["step"] for line in metrics(run.path) if "AP" in line] == [3, 6]
 
 
 def test_timing_a_budget_leaves_trained_batch_norm_as_it_was(scenes, tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
-from foveal.errors import WeightsError
+from foveal.errors import UsageError, WeightsError
 from foveal.model.mobilenet import MobileNetV2
 from foveal.model.resnet import resnet
 from foveal.model.weights import copy_matching, load_backbone, read_tensors
@@ -224,7 +224,7 @@ def test_a_training_checkpoint_is_refused_by_its_entries(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth: there is no such weight file"):
+    with pytest.raises(UsageError, match=r"nowhere\.pth: there is no such weight file"):
         read_tensors(tmp_path / "nowhere.pth")
 
 

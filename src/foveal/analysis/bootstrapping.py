@@ -24,6 +24,7 @@ from foveal.analysis.finite import check_finite
 from foveal.data.detect import read_data, splits_of
 from foveal.data.table import Table
 from foveal.engine.checkpoint import RunInfo, read_json, read_run, write_text
+from foveal.engine.class_names import in_order_of
 from foveal.engine.evaluate import evaluate_detector
 from foveal.engine.files import predict_files
 from foveal.engine.predict import Detector, load
@@ -105,7 +106,7 @@ def bootstrap(
             [*outputs.logits, *outputs.deltas], [info.path] * len(outputs.logits[0])
         )
     )
-    thresholds = class_thresholds(info, detector, root, form)
+    thresholds = class_thresholds(info, detector, root, form, progress)
     beside = out.with_name(f".{out.name}.writing-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -164,7 +165,13 @@ def train_on(
     return train(data, out, config=info.config, settings=settings, weights=run, device=device)
 
 
-def class_thresholds(info: RunInfo, detector: Detector, data: Path, format: str = "auto") -> dict[str, float]:
+def class_thresholds(
+    info: RunInfo,
+    detector: Detector,
+    data: Path,
+    format: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
     """The score from which each class is believed: its best F1 on the validation split.
 
     A class that is never found there, or data without that split, has the run's own threshold, or
@@ -175,7 +182,9 @@ def class_thresholds(info: RunInfo, detector: Detector, data: Path, format: str 
     if split not in splits_of(data, format):
         return dict.fromkeys(info.class_names, usual)
     skip_bad = info.config.data.skip_bad
-    per_class = evaluate_detector(info, detector, data, split, format=format, skip_bad=skip_bad).per_class
+    per_class = evaluate_detector(
+        info, detector, data, split, format=format, skip_bad=skip_bad, progress=progress
+    ).per_class
     found = {name: one.recommended_threshold for name, one in per_class.items()}
     return {name: usual if (best := found.get(name)) is None else best for name in info.class_names}
 
@@ -201,8 +210,8 @@ def _refuse_without_pictures(inputs: Sequence[str | os.PathLike[str]]) -> None:
 
 
 def _sound(table: Table, info: RunInfo) -> Table:
-    """The table if all of it can be used; without its faults where the run was trained so (`data.skip_bad`)."""
-    return usable(table, info.config, lambda said: log.warning("%s", said))
+    """The table in the run's order of classes, if all of it can be used; with `data.skip_bad` without its faults."""
+    return usable(in_order_of(table, info.class_names), info.config, lambda said: log.warning("%s", said))
 
 
 def _data_of(info: RunInfo) -> Path:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foveal.analysis.finite import check_finite
-from foveal.analysis.label_errors import Suspect, suspects
+from foveal.analysis.label_errors import Suspect, found_classes, suspects
 from foveal.boxes import clip
 from foveal.data.detect import read_data
 from foveal.data.loader import eval_batches
@@ -26,6 +26,7 @@ from foveal.data.table import Table
 from foveal.decoding import Found, by_anchor, decode
 from foveal.detections import Batch, Objects
 from foveal.engine.checkpoint import read_run
+from foveal.engine.class_names import in_order_of
 from foveal.engine.predict import Detector, load
 from foveal.engine.usable import usable
 from foveal.errors import UsageError
@@ -94,7 +95,10 @@ class DoubtfulLabel:
 
 @dataclass(frozen=True)
 class Mined:
-    """The four lists, hardest or most suspicious first; boxes in the pictures' own pixels."""
+    """The four lists, hardest or most suspicious first; boxes in the pictures' own pixels.
+
+    never_found: classes that have labels here, none of which is found: of them the run's doubts say nothing.
+    """
 
     table: Table
     class_names: tuple[str, ...]
@@ -102,6 +106,7 @@ class Mined:
     objects: list[HardObject]
     background: list[HardBackground]
     labels: list[DoubtfulLabel]
+    never_found: tuple[str, ...] = ()
 
 
 def mine(
@@ -115,12 +120,12 @@ def mine(
 ) -> Mined:
     """Ranks a split of a data set by what the run finds hard and by what it disbelieves.
 
-    The classes of the data must be the run's. progress(done, total) is called after each batch of pictures. Raises
-    UsageError where the split or the classes do not fit, DataError for labels that training would refuse, FovealError
-    where the outputs for a picture are not finite.
+    The classes of the data must be the run's, in any order. progress(done, total) is called after each batch of
+    pictures. Raises UsageError where the split or the classes do not fit, DataError for labels that training would
+    refuse, FovealError where the outputs for a picture are not finite.
     """
     detector = load(run, device)
-    table = read_data(Path(data), split=split)
+    table = in_order_of(read_data(Path(data), split=split), detector.class_names)
     if not len(table):
         raise UsageError(f"{data}: its split {split!r} has no pictures; name another with --split")
     if table.class_names != detector.class_names:
@@ -141,6 +146,8 @@ def mine_table(
     objects: list[HardObject] = []
     background: list[HardBackground] = []
     labels: list[DoubtfulLabel] = []
+    there: set[int] = set()
+    seen: set[int] = set()
     done = 0
     for batch in eval_batches(table, detector.config, batch_size):
         for found in _looked_at(detector, table, batch.to(detector.device)):
@@ -149,6 +156,8 @@ def mine_table(
             labels += doubtful
             objects += _objects(found, name, detector.class_names)
             background += _background(found, name, detector.class_names)
+            there.update(found.objects.labels[~found.objects.crowd].tolist())
+            seen |= found_classes(found.objects, *found.found, detector.config.inference.score_threshold)
             worst = max((one.suspect.suspicion for one in doubtful), default=0.0)
             pictures.append(HardPicture(found.row, name, found.loss, len(found.objects.labels), worst))
         done += len(batch)
@@ -161,6 +170,7 @@ def mine_table(
         objects=sorted(objects, key=lambda one: (-_or_inf(one.loss), one.row, one.box)),
         background=sorted(background, key=lambda one: (-one.loss, one.row, one.box)),
         labels=sorted(labels, key=lambda one: (-one.suspect.suspicion, one.row, one.suspect.box)),
+        never_found=tuple(detector.class_names[label] for label in sorted(there - seen)),
     )
 
 

@@ -75,6 +75,13 @@ def suspects(objects: Objects, boxes_D4: Tensor, scores_D: Tensor, labels_D: Ten
     return [suspect for suspect in of_labels if suspect is not None] + evidence.unexplained()
 
 
+def found_classes(objects: Objects, boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, at_least: float) -> set[int]:
+    """The classes of which a label is found, where it is, with a score of `at_least`; crowd regions do not count."""
+    same_GD = (objects.labels[:, None] == labels_D) & ~objects.crowd[:, None] & (scores_D >= at_least)
+    found_G = (same_GD & (iou(objects.boxes, boxes_D4) >= SAME_PLACE)).any(1)
+    return set(objects.labels[found_G].tolist())
+
+
 def _claims(objects: Objects, labels_D: Tensor, iou_GD: Tensor) -> Tensor:
     """[G] the detection that finds each label, -1 for none: best detection first, its best free label first."""
     possible_GD = (objects.labels[:, None] == labels_D) & (iou_GD >= SAME_PLACE) & ~objects.crowd[:, None]

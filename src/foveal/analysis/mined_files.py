@@ -3,7 +3,7 @@
     labels.csv      doubtful labels, most suspicious first       objects.csv      objects by their loss
     background.csv  background regions by their loss             pictures.csv     pictures by their loss
     hardest.txt     the hardest pictures, a path a line: for --data.oversample
-    sheet.png       the most doubtful labels, each in its surroundings
+    sheet.png       the most doubtful labels, each in its surroundings, with its rank in labels.csv
 
 Boxes are in the pictures' own pixels. Every file is written beside its place and renamed.
 """
@@ -87,6 +87,7 @@ def summary(mined: Mined, at_least: float = 0.5) -> dict[str, Any]:
         "pictures": len(mined.pictures),
         "objects": len(mined.objects),
         "without_anchor": sum(one.anchors == 0 for one in mined.objects),
+        "never_found": list(mined.never_found),
         "suspicion_from": at_least,
         "doubtful": {kind: doubtful[kind] for kind in KINDS},
         "most_doubtful": [
@@ -111,6 +112,14 @@ def as_text(mined: Mined, at_least: float = 0.5, shown: int = 10) -> str:
         f"{counted(told['pictures'], 'picture')}, {counted(told['objects'], 'object')}, "
         f"{told['without_anchor']:,} of them without an anchor",
         "",
+    ]
+    if mined.never_found:
+        lines += [
+            f"WARNING: never found in this split: {', '.join(mined.never_found)}",
+            "  the run does not know them, so their labels are doubted whatever they are: train longer first",
+            "",
+        ]
+    lines += [
         f"labels to look at (suspicion {at_least:g} or more):",
         *(f"  {kind:<24}{count:>6}" for kind, count in told["doubtful"].items()),
     ]
@@ -168,7 +177,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def _save_sheet(mined: Mined, labels: Sequence[DoubtfulLabel], path: Path) -> None:
-    tiles = [tile for one in labels if (tile := _tile(mined, one)) is not None]
+    tiles = [tile for rank, one in enumerate(labels, start=1) if (tile := _tile(mined, one, rank)) is not None]
     if not tiles:
         return
     part = path.with_name(path.name + ".part")
@@ -176,8 +185,8 @@ def _save_sheet(mined: Mined, labels: Sequence[DoubtfulLabel], path: Path) -> No
     os.replace(part, path)
 
 
-def _tile(mined: Mined, one: DoubtfulLabel) -> Image.Image | None:
-    """A doubtful label in its surroundings, square, with a caption; None where the picture is gone by now."""
+def _tile(mined: Mined, one: DoubtfulLabel, rank: int) -> Image.Image | None:
+    """A doubtful label in its surroundings, square, under its rank and a caption; None if its picture is gone."""
     try:
         pixels = read_image(mined.table.path(one.row))
     except FovealError:
@@ -204,7 +213,7 @@ def _tile(mined: Mined, one: DoubtfulLabel) -> Image.Image | None:
         "wrong class": f"labelled {one.labelled}",
         "loose box": f"labelled {one.labelled}, IoU {suspect.iou:.2f}",
     }[suspect.kind]
-    canvas.text((4, 2), f"{suspect.suspicion:.2f}  {said}", fill=LABELLED, font=font)
+    canvas.text((4, 2), f"#{rank}  {suspect.suspicion:.2f}  {said}", fill=LABELLED, font=font)
     if suspect.found is not None:
         canvas.text((4, 20), f"found {one.predicted} {suspect.score:.2f}", fill=FOUND, font=font)
     return tile

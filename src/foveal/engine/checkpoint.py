@@ -60,6 +60,8 @@ class Progress:
 
     step: int = 0
     total: int = 0
+    evaluations: int = 10
+    """Over the whole run; a time budget may afford fewer."""
     best_ap: float | None = None
     best_step: int = 0
     threshold: float | None = None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
+
+from foveal.data.table import Table
 from foveal.errors import UsageError
 
 
@@ -36,4 +39,18 @@ def match_classes(run_names: Sequence[str], data_names: Sequence[str]) -> Shared
         run_label_of=tuple(in_run.get(name, -1) for name in data_names),
         strange=tuple(name for name in data_names if name not in in_run),
         unused=tuple(name for name in run_names if name not in in_data),
+    )
+
+
+def in_order_of(table: Table, names: Sequence[str]) -> Table:
+    """The table with its classes in the order of `names`; as it is where they are not the same classes."""
+    if table.class_names == tuple(names) or sorted(table.class_names) != sorted(names):
+        return table
+    shared = match_classes(names, table.class_names)
+    labels = torch.tensor(shared.run_label_of, dtype=table.labels.dtype)[table.labels.long()]
+    return replace(
+        table,
+        class_names=tuple(names),
+        category_ids=tuple(table.category_ids[label] for label in shared.data_label_of),
+        labels=labels.share_memory_(),
     )

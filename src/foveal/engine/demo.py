@@ -9,11 +9,12 @@ from foveal.config import preset
 from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
 from foveal.drawing import contact_sheet
-from foveal.engine.checkpoint import write_json
+from foveal.engine.checkpoint import pointed_at, read_run, write_json
 from foveal.engine.evaluate import evaluate
 from foveal.engine.predict import load
 from foveal.engine.progress import ConsoleReporter, Reporter
 from foveal.engine.train import train
+from foveal.errors import UsageError
 
 PICTURES = {"train": 1200, "val": 100, "test": 200}
 SIDE = 160
@@ -41,6 +42,7 @@ def demo(out: Path, minutes: float = 4.5, seed: int = 0, reporter: Reporter | No
     """Runs it all into `out` and returns the table and the list of what lies where."""
     reporter = reporter or ConsoleReporter()
     data = out / "data"
+    _refuse_another(out, minutes, seed)
     reporter.say(f"writing {sum(PICTURES.values())} pictures of handwritten digits into {data}")
     write_scenes(data, PICTURES, size=SIDE, seed=seed)
     config = preset("light").with_changes(RECIPE).with_changes({"train.minutes": minutes, "seed": seed})
@@ -56,6 +58,18 @@ def demo(out: Path, minutes: float = 4.5, seed: int = 0, reporter: Reporter | No
         f"the data set                   {data}\n"
         f"try it:  foveal predict {out} {data / 'images'} --out found --draw"
     )
+
+
+def _refuse_another(out: Path, minutes: float, seed: int) -> None:
+    """UsageError where a demo is half done or done that began otherwise: its steps are fixed."""
+    if pointed_at(out, "last") is None:
+        return
+    began = read_run(out).config
+    if (began.train.minutes, began.seed) != (minutes, seed):
+        raise UsageError(
+            f"{out}: holds a demo that began with --minutes {began.train.minutes:g} --seed {began.seed}; give the same "
+            "to go on with it, or another folder with --out to start one"
+        )
 
 
 def _draw(out: Path, data: Path) -> Path:

@@ -38,8 +38,8 @@ log = logging.getLogger("foveal")
 class Summary:
     """What became of the inputs.
 
-    table: the file of detections. drawn: the folder of drawings, or None. failed: (name, reason) of the inputs that
-    were passed over, the first hundred of `num_failed`.
+    table: the file of detections. drawn: the folder of drawings, None if there are none. failed: (name, reason) of the
+    inputs that were passed over, the first hundred of `num_failed`.
     """
 
     table: Path
@@ -89,12 +89,14 @@ def predict_files(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
     stdin: Iterable[str] | None = None,
+    tile_progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Detects in files, folders, patterns, videos and `-`, and writes what `engine/results.py` describes into `out`.
 
     min_score: default the detector's threshold. tile: side of tiles in pixels, 0 for none; overlap: their shared part.
     max_pixels: default `data.max_pixels`. workers: threads that read. progress: called with (done, 0), since the number
-    of inputs is not known. An input that cannot be read is logged, counted and passed over.
+    of inputs is not known; tile_progress: with (done, total) of a picture's tiles. An input that cannot be read is
+    logged, counted and passed over.
     """
     out = Path(out)
     if batch_size < 1:
@@ -107,12 +109,12 @@ def predict_files(
     with ExitStack() as stack:
         table = stack.enter_context(open_table(out, format, detector.class_names, detector.category_ids))
         drawings = stack.enter_context(Drawings(out / "drawn")) if draw else None
-        summary = Summary(table.path, drawings.folder if drawings else None)
+        summary = Summary(table.path)
         # A whole scene is large: one is read while one is looked at.
         reading = _read_ahead(detector, sources, limit, workers, 2 if tile else workers + 2, bool(tile), draw)
         pictures = stack.enter_context(closing(reading))
         if tile:
-            done = _tiled(detector, pictures, tile, overlap, min_score, batch_size)
+            done = _tiled(detector, pictures, tile, overlap, min_score, batch_size, tile_progress)
         else:
             done = _batched(detector, pictures, min_score, batch_size)
         for picture in done:
@@ -123,6 +125,7 @@ def predict_files(
                 table.add(picture.source.name, picture.size, picture.found)
                 if drawings and picture.pixels is not None:
                     drawings.add(picture.source, picture.pixels, picture.found)
+                    summary.drawn = drawings.folder
             if progress:
                 progress(summary.pictures + summary.num_failed, 0)
     return summary
@@ -173,10 +176,11 @@ def _tiled(
     overlap: float,
     min_score: float | None,
     batch_size: int,
+    progress: Callable[[int, int], None] | None,
 ) -> Iterator[_Picture]:
     for picture in pictures:
         if picture.pixels is not None:
-            picture.found = detect_tiled(detector, picture.pixels, tile, overlap, min_score, batch_size)
+            picture.found = detect_tiled(detector, picture.pixels, tile, overlap, min_score, batch_size, progress)
         yield picture
 
 

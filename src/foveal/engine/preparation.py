@@ -72,12 +72,13 @@ def settled_config(config: Config, folder: Path, resumed: bool, table: Table, va
     ignored = {*MAY_DIFFER_ON_RESUME, *(FITTED if config.anchors.auto else ())}
     if config.loss.balance != "none":
         ignored.update(BALANCED)
-    for name, old, new in differences(stored.config, config):
-        if name not in ignored:
-            raise CheckpointError(
-                f"{folder}: {name} is {new!r} now but was {old!r} when this run began; "
-                "resume with the same settings, or start another run with --out and --weights"
-            )
+    changed = [one for one in differences(stored.config, config) if one[0] not in ignored]
+    if changed:
+        told = ", ".join(f"{name} {new!r} (was {old!r})" for name, old, new in changed)
+        raise CheckpointError(
+            f"{folder}: this run began with other settings: {told}; leave them out, then --resume takes those of the "
+            "run, or start another run with --out and --weights"
+        )
     began_with = checkpoint.read_json(folder / "data.json")
     for split, now in fingerprints(table, val).items():
         if began_with.get("fingerprints", {}).get(split) != now:

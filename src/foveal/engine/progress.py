@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_LINE_EVERY_S = 15.0
+COUNTED_EVERY_S = 30.0
 
 
 class Reporter(Protocol):
@@ -37,8 +39,21 @@ class Silent:
     def counted(self, what: str, done: int, total: int) -> None: ...
 
 
+@dataclass
+class _Count:
+    """How far something is that is counted, where it stood when first heard of, and when a line was said of it."""
+
+    begun_with: int
+    begun_at: float
+    done: int
+    said_at: float
+
+
 class ConsoleReporter:
-    """A progress bar on standard error if that is a terminal, else a plain line every 15 seconds."""
+    """A progress bar on standard error if that is a terminal, else plain lines.
+
+    A line every 15 seconds tells of steps, one every 30 of what is counted.
+    """
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
@@ -46,6 +61,7 @@ class ConsoleReporter:
         self._tasks: dict[str, Any] = {}
         self._said_at = 0.0
         self._first_step: tuple[int, float] | None = None
+        self._counted: dict[str, _Count] = {}
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -71,6 +87,21 @@ class ConsoleReporter:
             self._advance(what, done, total, "")
             if 0 < total <= done:  # 0: how many there will be is not known
                 self._bar.update(self._tasks[what], visible=False)
+            return
+        now = time.monotonic()
+        count = self._counted.get(what)
+        if count is None or done < count.done:  # another evaluation begins
+            self._counted[what] = _Count(done, now, done, now)
+            return
+        count.done = done
+        if now - count.said_at < COUNTED_EVERY_S:
+            return
+        count.said_at = now
+        left = ""
+        if total and done > count.begun_with:
+            left_s = (total - done) * (now - count.begun_at) / (done - count.begun_with)
+            left = f"/{total}  time left {_duration(left_s)}"
+        self.say(f"{what} {done}{left}")
 
     @contextmanager
     def live(self) -> Iterator[ConsoleReporter]:

@@ -9,7 +9,7 @@ Letters: D detections, P pieces.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -59,15 +59,18 @@ def detect_tiled(
     overlap: float = 0.2,
     min_score: float | None = None,
     batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Detections of one picture seen through tiles, in the picture's own pixels, best score first.
 
     The picture is decoded once and held as uint8; `batch_size` tiles at a time are cut, resized and looked at.
     `inference.max_detections` holds for each tile, not for the picture. Objects should be smaller than the overlap.
+    progress(done, total) is called after each batch of tiles.
     """
     pixels = to_array(image, detector.config.data.max_pixels)
     size = pixels.shape[0], pixels.shape[1]
-    grid = iter(tile_grid(size, tile, overlap))
+    tiles = tile_grid(size, tile, overlap)
+    grid = iter(tiles)
     boxes, cuts, scores, labels = [], [], [], []
     while rects := list(islice(grid, batch_size)):
         found = detector([pixels[y1:y2, x1:x2] for x1, y1, x2, y2 in rects], min_score, batch_size)
@@ -76,6 +79,8 @@ def detect_tiled(
             cuts.append(_cut_sides(boxes[-1], rect, size, margin=tile / 100))
             scores.append(detections.scores)
             labels.append(detections.labels)
+        if progress:
+            progress(len(boxes), len(tiles))
     everything = Detections(torch.cat(boxes), torch.cat(scores), torch.cat(labels), detector.class_names)
     return merge(everything, torch.cat(cuts), detector.config.inference.nms_iou)
 

@@ -18,16 +18,16 @@ from accelerate import PartialState
 from torch.nn.parallel import DistributedDataParallel
 
 from foveal.anchors import Anchors
-from foveal.config import Config
-from foveal.config import preset as preset_config
+from foveal.config import Config, starting_config
 from foveal.data.loader import TrainBatches, dead_workers_explained
 from foveal.data.table import Table
 from foveal.detections import Batch
 from foveal.engine import checkpoint
 from foveal.engine.allocator import keep_freed_memory
 from foveal.engine.anchor_fit import coverage_summary
-from foveal.engine.budget import steps_in
+from foveal.engine.budget import FEW_STEPS, plan_within
 from foveal.engine.checkpoint import Progress
+from foveal.engine.class_names import in_order_of
 from foveal.engine.compilation import compile_failure_explained, compiled
 from foveal.engine.diagnosis import explain_non_finite
 from foveal.engine.ema import AveragedModel
@@ -58,7 +58,7 @@ def train(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    preset: str = "light",
+    preset: str | None = None,
     config: Config | None = None,
     settings: Mapping[str, Any] | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -68,14 +68,15 @@ def train(
 ) -> checkpoint.RunInfo:
     """Trains on `data` (folder or label file) into the run folder `out` and returns the run.
 
-    config: used instead of the preset. settings: changes to either, {"train.steps": 1000}. device: auto or cpu.
+    preset: light (the default) or paper. config: used instead of the preset. settings: changes to either,
+    {"train.steps": 1000}. device: auto or cpu.
     weights: a run to start from, which brings its network and anchors; its class predictions are replaced where the
-    classes differ. resume: go on from the last checkpoint of `out`, or start if there is none. Raises FovealError with
-    what to do; Interrupted after Ctrl-C.
+    classes differ. resume: go on from the last checkpoint of `out`, or start if there is none; without preset and
+    config the settings are the run's own. Raises FovealError with what to do; Interrupted after Ctrl-C.
     """
     if device not in ("auto", "cpu"):
         raise UsageError(f"device {device!r}: use auto, which takes a GPU if there is one, or cpu")
-    config = (config or preset_config(preset)).with_changes(settings or {})
+    config = (config or starting_config(preset, Path(out) if resume else None)).with_changes(settings or {})
     keep_freed_memory()
     state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=2))
     if reporter is None:
@@ -114,6 +115,10 @@ class Trainer:
             config = with_architecture_of(source, config, reporter)
         self.table = training_table(data, config, reporter)
         self.val = validation_table(data, config, self.table, reporter)
+        known = checkpoint.read_run(folder) if snapshot is not None else source
+        if known is not None:  # so that the class predictions keep their meaning
+            self.table = in_order_of(self.table, known.class_names)
+            self.val = None if self.val is None else in_order_of(self.val, known.class_names)
         self.config = settled_config(config, folder, snapshot is not None, self.table, self.val)
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng(devices=[]):
@@ -148,7 +153,7 @@ class Trainer:
         batches = TrainBatches(self.table, self.config, self.progress.step, self.rank, self.world)
         if not self.progress.total:
             self._introduce(batches)
-            self.progress.total = self._plan_steps(batches)
+            self._plan(batches)
         if self.rank == 0:
             checkpoint.cut_metrics(self.folder, self.progress.metrics_bytes)
         with MetricsLog(self.folder, self.progress.step, self.rank == 0, self.config.train.tensorboard) as log:
@@ -162,7 +167,7 @@ class Trainer:
 
     def _loop(self, batches: TrainBatches, log: MetricsLog, asked_to_stop: list[int]) -> None:
         config, progress = self.config.train, self.progress
-        evaluate_every = config.evaluate_every or -(-progress.total // 10)
+        evaluate_every = config.evaluate_every or -(-progress.total // progress.evaluations)
         checkpoint_every = config.checkpoint_every or evaluate_every
         meter = Meter(self.config, progress, self.device)
         for micro_batches in batches:
@@ -257,20 +262,23 @@ class Trainer:
             f"largest step: {counted(images, 'picture')} of {shape[0]} x {shape[1]}, about {needed / 2**30:.1f} GiB"
         )
 
-    def _plan_steps(self, batches: TrainBatches) -> int:
-        """The run's steps: as configured, or what fits into the time budget."""
+    def _plan(self, batches: TrainBatches) -> None:
+        """Fixes the run's steps: as configured, or what fits into the time budget, and the evaluations with them."""
         train = self.config.train
         if not train.minutes:
-            return train.steps
+            self.progress.total = train.steps
+            return
         with statistics_kept(self.model):
             spent_s = time.monotonic() - self.begun_at
-            steps, step_s = steps_in(train, spent_s, batches, self._try_step, self._detect_and_score, self.val)
+            plan = plan_within(train, spent_s, batches, self._try_step, self._detect_and_score, self.val)
         if self.world > 1:
-            shared = [steps]
+            shared = [plan]
             dist.broadcast_object_list(shared, src=0)
-            steps = shared[0]
-        self.reporter.say(f"{train.minutes:g} minutes are {counted(steps, 'step')} at {step_s:.2f} s each")
-        return steps
+            plan = shared[0]
+        self.progress.total, self.progress.evaluations = plan.steps, plan.evaluations
+        self.reporter.say(f"{train.minutes:g} minutes are {plan}")
+        if plan.steps < FEW_STEPS:
+            self.reporter.say(f"WARNING: {counted(plan.steps, 'step')} teach little; give more time with --minutes")
 
     def _try_step(self, batch: Batch) -> None:
         """Forward and backward without an optimiser step: the caller keeps statistics and drops the gradients."""

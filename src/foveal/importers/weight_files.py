@@ -46,9 +46,12 @@ class WeightFile:
 
 
 def read_weight_file(path: Path) -> WeightFile:
-    """The tensors of a checkpoint, on the CPU; WeightsError, in one sentence, for whatever is no such file."""
+    """The tensors of a checkpoint, on the CPU; WeightsError, in one sentence, for whatever is no such file.
+
+    UsageError where there is none.
+    """
     if not path.is_file():
-        raise WeightsError(
+        raise UsageError(
             f"{path}: there is no such weight file; give the path of a .pth, .pkl, .safetensors or .h5 file"
         )
     size = path.stat().st_size

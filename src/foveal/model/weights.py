@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveal.errors import WeightsError
+from foveal.errors import UsageError, WeightsError
 from foveal.model.torch_files import read_torch_file, why_unreadable
 from foveal.names import printable
 from foveal.wording import counted
@@ -63,13 +63,15 @@ def load_backbone(backbone: nn.Module, weights: str, name: str) -> None:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file by name, on the CPU; raises WeightsError, runs no code of the file.
+    """The tensors of a .safetensors or .pth file by name, on the CPU; runs no code of the file.
 
-    None is larger than what is there of it in the file.
+    None is larger than what is there of it in the file. UsageError where there is no file, WeightsError where it is of
+    no use.
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weight file; give the path of a .safetensors or .pth file")
+        where = f", or fetch it from {_URL + path.name}" if path.name in _IMAGENET.values() else ""
+        raise UsageError(f"{path}: there is no such weight file; give the path of a .safetensors or .pth file{where}")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
