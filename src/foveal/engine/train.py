@@ -114,7 +114,7 @@ class Trainer:
             config = with_architecture_of(source, config, reporter)
         self.table = training_table(data, config, reporter)
         self.val = validation_table(data, config, self.table, reporter)
-        self.config = settled_config(config, folder, snapshot is not None, self.table, self.val)
+        self.config = settled_config(config, folder, snapshot is not None, self.table, self.val, reporter)
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
