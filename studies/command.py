@@ -14,7 +14,7 @@ from rich.console import Console
 
 from foveal.config import Config
 from foveal.engine.progress import ConsoleReporter, Reporter
-from foveal.errors import FovealError, Interrupted
+from foveal.errors import FovealError, Interrupted, UsageError
 from studies.drawing import save
 from studies.keys import code_key, run_key
 from studies.locks import alone, if_free
@@ -40,6 +40,9 @@ def main(
     chosen = parser(study).parse_args(arguments)
     names = chosen.rows or usual
     try:
+        for part in (chosen.runs, *chosen.runs.parents):
+            if part.is_file():
+                raise UsageError(f"{part}: is a file; give a folder with --runs")
         scale, data = scale_and_data(chosen.scale, chosen.data, chosen.runs)
         scale = scale if chosen.steps is None else scale.with_steps(chosen.steps)
         plan = Plan(study.at(scale.name), scale, data, chosen.runs, chosen.seeds).told_apart()

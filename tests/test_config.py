@@ -143,3 +143,10 @@ def test_a_misspelt_setting_finds_its_name(name, cut):
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet152_caffe", "hf:microsoft/resnet-50", "hf:/data/my net"])
 def test_backbones_are_ours_or_anything_of_transformers(name):
     assert build_config({"model": {"backbone": name}}).model.backbone == name
+
+
+def test_ohem_1_3_needs_four_anchors() -> None:
+    one_to_three = {"loss.mining": "ohem_1_3", "loss.normaliser": "image"}
+    assert build_config({}).with_changes({**one_to_three, "loss.mining_count": 4}).loss.mining_count == 4
+    with pytest.raises(ConfigError, match=r"loss\.mining_count is 3"):
+        build_config({}).with_changes({**one_to_three, "loss.mining_count": 3})

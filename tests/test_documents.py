@@ -18,7 +18,7 @@ from PIL import Image
 import foveal
 from foveal.cli import HELP, main
 from foveal.commands import COMMANDS
-from foveal.config import field_names
+from foveal.config import field_names, preset
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "foveal"
@@ -134,6 +134,8 @@ def test_every_command_line_in_a_document_is_understood(document, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     for number, settings in enumerate(blocks(document, "yaml")):
         (tmp_path / ("cells.yaml" if number == 0 else f"{number}.yaml")).write_text(settings)
+    (tmp_path / "runs" / "cells").mkdir(parents=True)
+    (tmp_path / "runs" / "cells" / "config.yaml").write_text(preset("light").to_yaml())
     for command in COMMANDS.values():
         monkeypatch.setattr(command, "run", lambda self: 0)
     for line in command_lines(document):
@@ -150,7 +152,7 @@ def test_the_readme_shows_every_command_and_the_help_too():
 def test_every_flag_in_a_document_exists(document):
     fields = [f.name for command in COMMANDS.values() for f in dataclasses.fields(command)]
     known = {"--" + name.replace("_", "-") for name in [*fields, *field_names()]}
-    known |= {"--no-resize", "--no-nms"}  # how a flag that is on by itself is turned off
+    known |= {"--no-resize", "--no-nms", "--anchors.no-auto"}  # how a flag that is on by itself is turned off
     known |= {"--help", "--minutes", "--skip-bad"}
     known.add("--nproc-per-node")  # torchrun's
     known.add("--from")  # a word of Python's, so no field can be called so

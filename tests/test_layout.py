@@ -30,7 +30,7 @@ engine.coverage engine.anchor_fit engine.contents engine.picture_check engine.si
 engine.inspection_text engine.inspect
 engine.step engine.diagnosis engine.memory engine.interruption engine.metrics_log
 engine.preparation engine.budget engine.train engine.demo
-analysis.finite analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
+analysis.finite analysis.folders analysis.label_errors analysis.hard_examples analysis.mined_files analysis.retraining
 analysis.bootstrapping
 analysis.logit_counts analysis.loss_shares analysis.loss_text analysis.loss_distribution analysis.loss_figures
 importers.array_pickle importers.weight_files importers.folding importers.converted

@@ -263,8 +263,9 @@ class Losses:
     """auto takes a GPU if there is one."""
 
     def run(self) -> int:
+        from foveal.analysis.folders import made_before_the_work
         from foveal.analysis.loss_distribution import loss_distribution
-        from foveal.analysis.loss_figures import made_before_the_work, write_files
+        from foveal.analysis.loss_figures import write_files
 
         with (
             nullcontext() if self.out is None else made_before_the_work(self.out),
@@ -317,14 +318,20 @@ class Mine:
     """auto takes a GPU if there is one."""
 
     def run(self) -> int:
+        from foveal.analysis.folders import check_new_run, made_before_the_work
         from foveal.analysis.hard_examples import mine
         from foveal.analysis.mined_files import as_text, summary, write_mined
-        from foveal.analysis.retraining import retrain
+        from foveal.analysis.retraining import check_sees, retrain
 
         for flag, number in (("--top", self.top), ("--sheet", self.sheet), ("--steps", self.steps)):
             if number < 0:
                 raise UsageError(f"{flag} {number}: give 0 or more")
-        with _bar("mining") as progress:
+        if self.retrain is not None:
+            if self.top == 0:
+                raise UsageError("--top 0 leaves no picture for --retrain; give 1 or more")
+            check_new_run(self.retrain)
+            check_sees(self.run_folder, self.split)
+        with made_before_the_work(self.out), _bar("mining") as progress:
             mined = mine(self.run_folder, self.data, self.split, device=self.device, progress=progress)
         folder = write_mined(mined, self.out, self.top, self.sheet)
         print(json.dumps(summary(mined), indent=1, ensure_ascii=False) if self.json else as_text(mined))
@@ -360,8 +367,11 @@ class Bootstrap:
     """auto takes a GPU if there is one."""
 
     def run(self) -> int:
-        from foveal.analysis.bootstrapping import bootstrap, train_on
+        from foveal.analysis.bootstrapping import as_command, bootstrap, train_on
+        from foveal.analysis.folders import check_new_run
 
+        if self.retrain is not None:
+            check_new_run(self.retrain)
         with _bar("looking at pictures") as progress:
             done = bootstrap(
                 self.run_folder,
@@ -377,7 +387,7 @@ class Bootstrap:
             trained = train_on(self.run_folder, self.into, self.retrain, self.device)
             print(f"{trained.path}: trained; next: foveal evaluate {trained.path} {self.into}")
         else:
-            print(f"{self.into}: written; next: foveal train {self.into} --weights {self.run_folder} --out RUN2")
+            print(f"{self.into}: written; next: {as_command(self.run_folder, self.into)}")
         return 0
 
 

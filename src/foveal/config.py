@@ -337,6 +337,11 @@ class Config(Group):
                 f"loss.mining {loss.mining} divides by the anchors that it keeps in each picture: set "
                 "loss.normaliser to image"
             )
+        if loss.mining == "ohem_1_3" and loss.mining_count < 4:
+            raise ValueError(
+                f"loss.mining_count is {loss.mining_count}, and ohem_1_3 keeps one positive with three background "
+                "anchors: set it to 4 or more"
+            )
         if self.assignment.background_iou > self.assignment.positive_iou:
             raise ValueError(
                 f"assignment.background_iou {self.assignment.background_iou} must not exceed assignment.positive_iou "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -219,7 +220,40 @@ def test_the_command_trains_on_what_it_wrote(run, unlabelled, tmp_path, capsys):
     assert "5 added with" in capsys.readouterr().out
     assert read_run(tmp_path / "run").class_names == read_run(run).class_names
     assert main(words) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main(words[:-2]) == 2
     assert "new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["file", "file/run", "a run"])
+def test_a_run_that_cannot_be_made_is_told_before_the_work(where, run, unlabelled, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bootstrapping, "load", lambda *_: pytest.fail("began"))
+    (tmp_path / "file").write_text("mine")
+    new = str(run) if where == "a run" else str(tmp_path / where)
+    assert main(["bootstrap", str(run), str(unlabelled), "--into", str(tmp_path / "more"), "--retrain", new]) == 2
+    assert f"--retrain {new}: " in capsys.readouterr().err
+    assert main(["bootstrap", str(run), str(unlabelled), "--into", str(tmp_path / "file" / "more")]) == 2
+    assert "new folder with --into" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_that_is_printed_makes_the_run_that_retrain_makes(run, unlabelled, tmp_path, capsys):
+    other = Path(shutil.copytree(run, tmp_path / "my run"))
+    config = load_config(other / "config.yaml").with_changes(
+        {
+            "anchors.auto": True,
+            "loss.balance": "inverse_frequency",
+            "data.format": "coco",
+            "data.oversample": "gone.txt",
+        }
+    )
+    (other / "config.yaml").write_text(config.to_yaml())
+    assert main(["bootstrap", str(other), str(unlabelled), "--into", str(tmp_path / "more")]) == 0
+    program, *words = shlex.split(capsys.readouterr().out.split("next: ")[1])
+    assert program == "foveal"
+    assert main([str(tmp_path / "again") if word == "RUN2" else word for word in words]) == 0
+    trained = train_on(other, tmp_path / "more", tmp_path / "retrained")
+    assert read_run(tmp_path / "again").config == trained.config
 
 
 def test_faulty_labels_are_refused_not_dropped(run, scenes, unlabelled, tmp_path):

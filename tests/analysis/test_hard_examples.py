@@ -204,6 +204,29 @@ def test_numbers_below_0_are_misuse_before_anything_is_read(flag: str, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--out", "{file}"], "{file}: cannot be made a folder"),
+        (["--retrain", "{file}"], "--retrain {file}: "),
+        (["--retrain", "{file}/run"], "--retrain {file}/run: "),
+        (["--retrain", "{run}"], "--retrain {run}: "),
+        (["--retrain", "{new}", "--split", "val"], "--split train"),
+        (["--retrain", "{new}", "--top", "0"], "--top 0"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    flags: list[str], said: str, run: Path, scenes: Path, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("foveal.analysis.hard_examples.load", lambda *_: pytest.fail("began"))
+    (tmp_path / "file").write_text("mine")
+    places = {"file": tmp_path / "file", "run": run, "new": tmp_path / "new"}
+    assert main(["mine", str(run), str(scenes), *(flag.format(**places) for flag in flags)]) == 2
+    assert said.format(**places) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_command_prints_one_json_object_and_trains_on(run: Path, scenes: Path, tmp_path: Path, capsys):
     again = tmp_path / "again"
     words = ["mine", str(run), str(scenes), "--out", str(tmp_path / "out"), "--json", "--top", "2", "--device", "cpu"]

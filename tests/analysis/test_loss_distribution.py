@@ -241,6 +241,13 @@ def test_logits_that_are_not_finite_name_the_picture(run, scenes, tmp_path):
         loss_distribution(broken, scenes, device="cpu")
 
 
+def test_a_split_without_pictures_is_refused(run, scenes, tmp_path):
+    labels = json.loads((scenes / "val.json").read_text())
+    (tmp_path / "val.json").write_text(json.dumps({**labels, "images": [], "annotations": []}))
+    with pytest.raises(UsageError, match="its split 'val' has no pictures"):
+        loss_distribution(run, tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize("gamma", [-1.0, float("nan"), float("inf")])
 def test_a_gamma_that_is_none_is_refused(gamma, run, scenes):
     with pytest.raises(UsageError, match="give 0"):

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from foveal.config import Config, preset
+from foveal.data.detect import read_data
 from foveal.data.scenes import write_scenes
 from foveal.engine.budget import Plan
 from foveal.engine.checkpoint import Progress, read_run, run_weights
+from foveal.engine.preparation import settled_config
 from foveal.engine.progress import Silent
 from foveal.engine.train import train
 from foveal.errors import CheckpointError, DataError, Interrupted, TrainingError, UsageError
@@ -562,3 +564,16 @@ def test_a_backbone_from_nothing_that_is_held_back_is_told(scenes, tmp_path):
     config = config.with_changes({"train.backbone_lr": 1.0})
     train(scenes, tmp_path / "full", config=config, device="cpu", reporter=full)
     assert not any("from nothing" in line for line in full.lines)
+
+
+def test_given_alphas_that_are_fitted_anew_are_told_and_a_runs_own_are_not(scenes: Path, tmp_path: Path) -> None:
+    table, notes = read_data(scenes, "train"), Notes()
+    balanced = tiny().with_changes({"loss.balance": "inverse_frequency"})
+    fitted = settled_config(balanced, tmp_path, False, table, None, notes)
+    assert settled_config(fitted, tmp_path, False, table, None, notes) == fitted
+    assert notes.lines == []
+    given = balanced.with_changes({"loss.class_alpha": (0.5,) * 10})
+    assert settled_config(given, tmp_path, False, table, None, notes) == fitted
+    [said] = notes.lines
+    assert "loss.class_alpha 0.5 0.5 0.5" in said
+    assert " ".join(f"{alpha:g}" for alpha in fitted.loss.class_alpha) in said

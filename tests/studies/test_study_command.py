@@ -49,5 +49,12 @@ def test_a_count_that_is_none_is_told_in_words(text, told, capsys):
     assert capsys.readouterr().err.endswith(f"argument --seeds: {told}\n")
 
 
+@pytest.mark.parametrize("inside", ["", "/runs"])
+def test_a_file_in_place_of_the_folder_of_runs_is_told_in_words(inside, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    assert main(TABLE_1B, ["--dry-run", "--runs", f"{tmp_path / 'file'}{inside}"]) == 2
+    assert f"{tmp_path / 'file'}: is a file; give a folder with --runs" in capsys.readouterr().err
+
+
 def test_help_lists_rows_as_they_are_typed():
     assert '\n  "OHEM 128, NMS 0.7"\n  "OHEM 256, NMS 0.7"\n' in parser(TABLE_1D).format_help()

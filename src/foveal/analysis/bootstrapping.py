@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from foveal.analysis.finite import check_finite
+from foveal.analysis.folders import lies_in_a_file
+from foveal.config import flat_settings
 from foveal.data.detect import read_data, splits_of
 from foveal.data.table import Table
 from foveal.engine.checkpoint import RunInfo, read_json, read_run, write_text
@@ -35,6 +38,9 @@ from foveal.errors import UsageError
 from foveal.wording import counted
 
 log = logging.getLogger("foveal")
+
+# Format and oversampled pictures were those of the labels that the run was trained on; what it fitted stays.
+FOR_NEW_LABELS = {"anchors.auto": False, "loss.balance": "none", "data.format": "auto", "data.oversample": ""}
 
 DOUBTFUL = 0.5
 """Share of a class's threshold from which a detection is doubted rather than disbelieved."""
@@ -87,6 +93,8 @@ def bootstrap(
     out = Path(into)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is there already; give a new folder with --into")
+    if lies_in_a_file(out):
+        raise UsageError(f"{out}: a part of this path is a file; give a new folder with --into")
     if not 0 < doubtful <= 1:
         raise UsageError(f"doubtful {doubtful:g}: give a share above 0, up to 1, such as .5")
     _refuse_without_pictures(unlabelled)
@@ -160,9 +168,20 @@ def train_on(
 ) -> RunInfo:
     """A new run in `out`, from `run`'s weights and with its settings, on a bootstrapped data set."""
     info = read_run(run)
-    # Format and oversampled pictures were those of the labels that the run was trained on.
-    settings = {"anchors.auto": False, "loss.balance": "none", "data.format": "auto", "data.oversample": ""}
-    return train(data, out, config=info.config, settings=settings, weights=run, device=device)
+    return train(data, out, config=info.config, settings=FOR_NEW_LABELS, weights=run, device=device)
+
+
+def as_command(run: str | os.PathLike[str], data: str | os.PathLike[str], out: str = "RUN2") -> str:
+    """The command line that does what `train_on` does."""
+    info = read_run(run)
+    settings = flat_settings(info.config)
+    words = ["foveal", "train", str(data), "--config", str(info.path / "config.yaml"), "--weights", str(run)]
+    for name, value in FOR_NEW_LABELS.items():
+        if settings[name] == value:
+            continue
+        group, field = name.split(".")
+        words += [f"--{group}.no-{field}"] if value is False else [f"--{name}", str(value)]
+    return shlex.join([*words, "--out", out])
 
 
 def class_thresholds(

@@ -123,6 +123,8 @@ def loss_distribution(
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: give 1 or more")
     table = data if isinstance(data, Table) else read_data(Path(data), split)
+    if not len(table):
+        raise UsageError(f"{table.root}: its split {table.split or split!r} has no pictures; name another with --split")
     detector = load(run, device, which)
     shared = match_classes(detector.class_names, table.class_names)
     notes = left_out(table)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from foveal.analysis.folders import made
 from foveal.analysis.loss_distribution import OWN, LossDistribution
 from foveal.analysis.loss_shares import FRACTIONS, Curve
 from foveal.engine.checkpoint import write_json, write_text
 from foveal.engine.results import part_of, writing
-from foveal.errors import UsageError
 from foveal.wording import counted
 
 _COLOURS = ("#d7191c", "#fd8d3c", "#41ab5d", "#2b7bba", "#756bb1", "#8c510a")
@@ -36,30 +34,6 @@ def write_files(found: LossDistribution, folder: str | os.PathLike[str]) -> Path
         write_text(folder / "cdf.csv", found.csv())
         save(cdf_figure(found), folder / "cdf.png")
     return folder
-
-
-@contextmanager
-def made_before_the_work(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """The folder, made where it is missing, and gone again if the work fails before anything lies in it."""
-    there = Path(folder).exists()
-    path = made(folder)
-    try:
-        yield path
-    except BaseException:
-        if not there:
-            with suppress(OSError):  # something lies in it
-                path.rmdir()
-        raise
-
-
-def made(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing."""
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be made a folder ({error.strerror}); choose another --out") from None
-    return path
 
 
 def cdf_figure(found: LossDistribution) -> Figure:

@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from foveal.analysis.folders import made
 from foveal.analysis.hard_examples import Box, DoubtfulLabel, Mined
 from foveal.analysis.label_errors import KINDS
 from foveal.data.images import read_image
@@ -48,11 +49,7 @@ def write_mined(mined: Mined, out: str | os.PathLike[str], top: int = 100, sheet
     """
     if min(top, sheet) < 0:
         raise UsageError(f"top {top}, sheet {sheet}: give 0 or more of each")
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be made a folder ({error.strerror}); choose another --out") from None
+    folder = made(out)
     _write_csv(
         folder / "labels.csv",
         ("suspicion", "kind", "picture", *BOX, "object", "labelled", "predicted", "score", "iou", "loss"),

@@ -7,6 +7,18 @@ from pathlib import Path
 
 from foveal.engine.checkpoint import RunInfo, read_run
 from foveal.engine.train import train
+from foveal.errors import UsageError
+
+
+def check_sees(run: str | os.PathLike[str], split: str) -> None:
+    """UsageError where `split` is not the one that the run is trained on: its pictures cannot be seen more often."""
+    info = read_run(run)
+    training = info.config.data.train_split
+    if split != training:
+        raise UsageError(
+            f"{split}: {info.path} is not trained on this split, so that its pictures cannot be seen more often; give "
+            f"--split {training}, or leave out --retrain"
+        )
 
 
 def retrain(

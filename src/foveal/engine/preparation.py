@@ -52,7 +52,9 @@ def snapshot_to_resume(folder: Path, resume: bool) -> checkpoint.Snapshot | None
     return snapshot
 
 
-def settled_config(config: Config, folder: Path, resumed: bool, table: Table, val: Table | None) -> Config:
+def settled_config(
+    config: Config, folder: Path, resumed: bool, table: Table, val: Table | None, reporter: Reporter
+) -> Config:
     """The config this run really has: what is fitted filled in; on resume held against what the run began with."""
     classes = len(table.class_names)
     if not resumed:
@@ -60,8 +62,13 @@ def settled_config(config: Config, folder: Path, resumed: bool, table: Table, va
             config = config.with_changes({"anchors": fit_anchors(table, config).model_dump()})
         if config.loss.balance == "inverse_frequency":
             counts = torch.bincount(table.labels[~table.crowd].long(), minlength=classes).tolist()
-            alphas = inverse_frequency_alpha(counts, config.loss.alpha)
-            config = config.with_changes({"loss.class_alpha": tuple(round(alpha, 4) for alpha in alphas)})
+            fitted = tuple(round(alpha, 4) for alpha in inverse_frequency_alpha(counts, config.loss.alpha))
+            if config.loss.class_alpha not in ((), fitted):
+                reporter.say(
+                    f"loss.class_alpha {_numbers(config.loss.class_alpha)} is not used: loss.balance inverse_frequency "
+                    f"fits {_numbers(fitted)}; set loss.balance to none to keep the former"
+                )
+            config = config.with_changes({"loss.class_alpha": fitted})
         if config.loss.class_alpha and len(config.loss.class_alpha) != classes:
             raise ConfigError(
                 f"loss.class_alpha has {counted(len(config.loss.class_alpha), 'number')} for "
@@ -88,6 +95,10 @@ def settled_config(config: Config, folder: Path, resumed: bool, table: Table, va
             )
     now_settings = flat_settings(config)
     return stored.config.with_changes({name: now_settings[name] for name in MAY_DIFFER_ON_RESUME})
+
+
+def _numbers(alphas: tuple[float, ...]) -> str:
+    return " ".join(f"{alpha:g}" for alpha in alphas)
 
 
 def fingerprints(table: Table, val: Table | None) -> dict[str, str]:

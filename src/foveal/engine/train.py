@@ -119,7 +119,7 @@ class Trainer:
         if known is not None:  # so that the class predictions keep their meaning
             self.table = in_order_of(self.table, known.class_names)
             self.val = None if self.val is None else in_order_of(self.val, known.class_names)
-        self.config = settled_config(config, folder, snapshot is not None, self.table, self.val)
+        self.config = settled_config(config, folder, snapshot is not None, self.table, self.val, reporter)
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)

@@ -39,7 +39,7 @@ def keep_mask(
             count_B = _for_each(loss_BN, config.mining_count)
             return hardest_apart(loss_BN, counted_BN, anchors_N4, count_B, config.mining_nms)
         case "ohem_1_3":
-            quarter_B = _for_each(loss_BN, max(1, config.mining_count // 4))
+            quarter_B = _for_each(loss_BN, config.mining_count // 4)
             foreground_BN = hardest_apart(loss_BN, positive_BN & counted_BN, anchors_N4, quarter_B, config.mining_nms)
             # A picture without positives still teaches background: three anchors, as if it had one.
             count_B = 3 * foreground_BN.sum(1).clamp(min=1)
