@@ -24,6 +24,7 @@ import psutil
 
 from foveal.data.arrays import to_array
 from foveal.data.scenes import draw_scene
+from foveal.engine.allocator import keep_freed_memory
 from foveal.engine.checkpoint import RunInfo, read_run
 from foveal.engine.predict import Detector, Prepared, load
 from foveal.errors import UsageError
@@ -156,7 +157,8 @@ class Job:
 def _alone(job: Job) -> Row:
     """Measures in a fresh process; a row that says so where memory does not suffice."""
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=keep_freed_memory) as process:
             return process.submit(measure, job).result()
     except BrokenProcessPool:  # Linux ends the process that takes too much
         why = "its process was ended, as it is where memory does not suffice"
