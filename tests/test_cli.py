@@ -80,7 +80,7 @@ def test_help_of_train_names_the_short_forms_and_nothing_that_cannot_be_set(caps
         (["train", "DATA", "--out", "x", "--train.steps", "-5"], "foveal: train.steps: input should be greater than 0"),
         (["train", "DATA", "--out", "x", "--model.levels", "8"], "foveal: model.levels: write FIRST-LAST"),
         (["train", "DATA", "--out", "x", "--model.backbone", "resnet51"], "foveal: model.backbone: there is no such"),
-        (["train", "DATA", "--out", "x", "--anchors.sizes", "8"], "1 entries for the 5 levels 3-7"),
+        (["train", "DATA", "--out", "x", "--anchors.sizes", "8"], "1 entry for the 5 levels 3-7"),
         (["train", "DATA", "--out", "x", "--preset", "heavy"], "paper, light"),
         (["train", "/nonexistent", "--out", "x"], "/nonexistent"),
         (["inspect", "/nonexistent"], "/nonexistent"),

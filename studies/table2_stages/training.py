@@ -71,7 +71,7 @@ class Trainer:
         self.folder, self.settings, self.device, self.reporter = folder, settings, device, reporter
         snapshot = snapshot_to_resume(folder, resume=True)
         self.table = training_table(data, config, reporter)
-        self.config = settled_config(config, folder, snapshot is not None, self.table, None)
+        self.config = settled_config(config, folder, snapshot is not None, self.table, None, reporter)
         self.anchors = Anchors.from_config(self.config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)

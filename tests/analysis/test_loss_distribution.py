@@ -173,13 +173,6 @@ def test_pictures_without_objects_are_all_background(run, scenes):
     assert "positives" not in {row["side"] for row in csv.DictReader(empty.csv().splitlines())}
 
 
-def test_no_pictures_have_no_loss(run, scenes):
-    nothing = loss_distribution(run, read_data(scenes, "val").select(torch.zeros(0, dtype=torch.int64)), device="cpu")
-    assert nothing.pictures == nothing.elements("background") == 0
-    assert nothing.overall[OWN]["background"].of_all.loss is None
-    json.dumps(nothing.as_dict(), allow_nan=False)
-
-
 def test_classes_are_matched_by_name_and_strange_ones_left_out(run, scenes, found):
     table = read_data(scenes, "val")
     names = [*table.class_names[1:], table.class_names[0]]
