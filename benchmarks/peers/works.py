@@ -43,7 +43,6 @@ def _works() -> Iterator[Work]:
                 "training",
                 f"2 x {side} px, {objects} objects each",
                 {"side": side, "objects": objects, "batch": 2},
-                (REUSED,) if (side, objects) == (320, 300) else (FRESH, REUSED),
             )
 
 
