@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,14 +70,19 @@ def best_class(output_BCHW: Tensor, per_cell: int) -> Tensor:
 
 def best_pairs(logits_AKM: Tensor, best_N: Tensor, anchors_N4: Tensor, size: tuple[int, int], rule: Rule) -> Pairs:
     """The pairs of one level of one image of (height, width) `size`; best_N: its `best_class`."""
-    anchor_R, lowest = places(best_N >= rule.lowest), rule.lowest
+    counts_N, lowest = best_N >= rule.lowest, rule.lowest
     # If the last cell is in the picture, all are.
-    if not rule.padding_answers and not bool(centred_inside(anchors_N4[-1:], size)):
+    if rule.padding_answers or bool(centred_inside(anchors_N4[-1:], size)):
+        if int(counts_N.count_nonzero()) > rule.limit:
+            anchor_R, lowest = _largest(best_N, rule.limit)
+        else:
+            anchor_R = places(counts_N)
+    else:
+        anchor_R = places(counts_N)
         anchor_R = anchor_R[centred_inside(anchors_N4.index_select(0, anchor_R), size)]
-    if len(anchor_R) > rule.limit:
-        best_R = best_N.index_select(0, anchor_R)
-        chosen, lowest = _largest(best_R, rule.limit)
-        anchor_R = anchor_R.index_select(0, chosen)
+        if len(anchor_R) > rule.limit:
+            chosen, lowest = _largest(best_N.index_select(0, anchor_R), rule.limit)
+            anchor_R = anchor_R.index_select(0, chosen)
     rows_RK = rows_of(logits_AKM, anchor_R)
     pair_P = places((rows_RK >= lowest).view(-1))
     logit_P = rows_RK.view(-1).index_select(0, pair_P)
@@ -113,8 +119,7 @@ def _best_class(output_BCHW: Tensor, per_cell: int) -> Tensor:
 
 def _largest(logits_X: Tensor, limit: int) -> tuple[Tensor, float]:
     """Ascending indices of the `limit` largest of more, ties to the lower index, and the least of them."""
-    # topk breaks ties as it likes: it only says where the bar is.
-    bar = float(logits_X.topk(limit, sorted=False).values.min())
+    bar = _at_rank(logits_X, limit)
     reached = places(logits_X >= bar)
     if len(reached) > limit:
         at_bar = places(logits_X.index_select(0, reached) == bar)
@@ -122,3 +127,10 @@ def _largest(logits_X: Tensor, limit: int) -> tuple[Tensor, float]:
         stays[at_bar[limit - len(reached) :]] = False
         reached = reached[stays]
     return reached, bar
+
+
+def _at_rank(logits_X: Tensor, rank: int) -> float:
+    """The `rank`-th largest of more."""
+    if logits_X.device.type == "cpu":  # numpy partitions with the processor's vectors
+        return float(np.partition(logits_X.detach().numpy(), -rank)[-rank])
+    return float(logits_X.topk(rank, sorted=False).values.min())
