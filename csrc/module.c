@@ -1,0 +1,25 @@
+/* `foveal._kernels`: the table of functions. */
+#include "kernels.h"
+
+int holds(const Py_buffer *buffer, int64_t count, size_t size, const char *name) {
+    if (count >= 0 && (uint64_t)buffer->len / size >= (uint64_t)count) return 1;
+    PyErr_Format(PyExc_ValueError, "%s is shorter than the other arguments say", name);
+    return 0;
+}
+
+static PyMethodDef functions[] = {
+    {"class_loss_supported", class_loss_supported, METH_NOARGS, NULL},
+    {"class_loss", class_loss, METH_VARARGS, NULL},
+    {"match", match, METH_VARARGS, NULL},
+    {"nms", nms, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "foveal._kernels",
+    .m_size = 0,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC PyInit__kernels(void) { return PyModuleDef_Init(&definition); }

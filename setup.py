@@ -1,0 +1,35 @@
+"""The compiled kernels: built where there is a C compiler, left out where there is none. All else: pyproject.toml."""
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class Build(build_ext):
+    """Flags by the kind of compiler."""
+
+    def build_extensions(self) -> None:
+        if self.compiler.compiler_type == "msvc":
+            flags = ["/O2", "/std:c11", "/fp:precise"]
+        else:
+            # Boxes are compared bit by bit, so no multiplication and addition become one.
+            flags = "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -pthread".split()
+        for extension in self.extensions:
+            extension.extra_compile_args = flags
+            extension.extra_link_args = [] if self.compiler.compiler_type == "msvc" else ["-pthread"]
+        super().build_extensions()
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "foveal._kernels",
+            sources=["csrc/module.c", "csrc/loss.c", "csrc/matching.c", "csrc/nms.c"],
+            depends=["csrc/kernels.h"],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": Build},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
