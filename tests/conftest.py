@@ -9,9 +9,13 @@ from pathlib import Path
 # threads wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
+
+from foveal import compiled
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -57,6 +61,24 @@ def eval_fixtures() -> Path:
 @pytest.fixture
 def mobilenet_weights() -> Path:
     return shared("weights/mobilenet_v2-b0353104.pth")
+
+
+@pytest.fixture(scope="module")
+def kernels() -> None:
+    """For what needs the compiled kernels."""
+    if compiled.KERNELS is None:
+        pytest.skip("this installation has no compiled kernels: there was no C compiler")
+
+
+@pytest.fixture(scope="module", params=["compiled", "in Python"])
+def with_and_without_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything twice: through the compiled kernels and through what stands in for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "compiled":
+            request.getfixturevalue("kernels")
+        else:
+            patch.setattr(compiled, "KERNELS", None)
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from foveal.losses import CrossEntropy, Focal, FocalStar, Hinge, QualityFocal, V
 from foveal.losses.classification import ClassificationLoss
 from foveal.losses.fused import Places, fused_sums
 
+pytestmark = pytest.mark.usefixtures("with_and_without_kernels")
+
 MEMBERS: list[ClassificationLoss] = [
     CrossEntropy(),
     CrossEntropy(0.75),

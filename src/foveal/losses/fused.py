@@ -3,7 +3,7 @@
 `losses/classification.py` says what is computed, and judges this file. There each step of an equation is a walk through
 memory with a new buffer of the logits' size. Here a block of logits that stays in the cache goes through all steps
 (`background.py`), in three small buffers that every block uses again. Only the gradient is written out: the one tensor
-of the logits' size.
+of the logits' size. The compiled kernel (`csrc/loss.c`), where there is one, takes all steps of a logit in registers.
 
 The pass takes every anchor for background. Where one is not, the probabilities of its classes are replaced by 0, which
 costs exactly nothing; the few logits of the positives are then added by the plain path.
@@ -18,13 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from foveal.losses.background import Background, Buffers, Hole
-from foveal.losses.classification import ClassificationLoss
+from foveal import compiled
+from foveal.losses.background import NO_GAMMA, Background, Buffers, Hole
+from foveal.losses.classification import ClassificationLoss, Focal, Hinge
 from foveal.losses.once import differentiable_once
 
 BLOCK = 1 << 19
@@ -135,6 +138,8 @@ def _pass(
     if not logits.numel():
         return torch.zeros(len(logits), dtype=torch.float64)
     planes = logits.is_contiguous()
+    if logits.dtype == dtype == torch.float32 and compiled.KERNELS and compiled.KERNELS.class_loss_supported():
+        return _compiled_pass(background, logits, skipped, slopes, upstream)
     rows_BRW, slopes_BRW = _rows(logits, planes), None if slopes is None else _rows(slopes, planes)
     weights = background.of_rows(logits.shape[1], planes, dtype)
     sums = [0.0] * len(logits)
@@ -167,14 +172,49 @@ def _blocks(rows_BRW: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, int, Bu
         yield first, last, (a[:size].view(shape), b[:size].view(shape), c[:size].view(shape))
 
 
+def _compiled_pass(
+    background: Background, logits: Tensor, skipped: _Skipped, slopes: Tensor | None, upstream: Sequence[float]
+) -> Tensor:
+    """`_pass` by the compiled kernel."""
+    planes, sums_B = logits.is_contiguous(), torch.empty(len(logits), dtype=torch.float64)
+    kind, gamma, margin = "cross_entropy", 0.0, 0.0
+    match background.loss:
+        case Focal(_, gamma) if gamma > NO_GAMMA:
+            kind = "focal"
+        case Hinge(margin):
+            kind = "hinge"
+    assert compiled.KERNELS is not None
+    compiled.KERNELS.class_loss(
+        _memory(logits, planes),
+        np.empty(0, np.float32) if slopes is None else _memory(slopes, planes),
+        tuple(logits.shape),
+        planes,
+        skipped.index.numpy(),
+        skipped.ends.numpy(),
+        np.array(background.weights or (), np.float32),
+        np.array(upstream) * background.factor,
+        (kind, gamma, margin),
+        torch.get_num_threads(),
+        sums_B.numpy(),
+    )
+    return sums_B * background.factor
+
+
+def _memory(logits_BAKX: Tensor, planes: bool) -> Any:
+    """The numbers as they lie in memory."""
+    return (logits_BAKX if planes else logits_BAKX.permute(0, 3, 1, 2)).detach().numpy()
+
+
 @dataclass(frozen=True)
 class _Skipped:
     """Where no anchor of the background lies: sorted indices for each of B * A planes, or for each of B images.
 
-    within: cells of each anchor of each image; or rows of each image, cell * A + anchor, and `classes` is then None.
+    index: [I + P] cells of each anchor of each image; or rows of each image, cell * A + anchor, and `classes` is then
+    None. ends: [B * A] or [B], where in `index` the part of each ends.
     """
 
-    within: tuple[Tensor, ...]
+    index: Tensor
+    ends: Tensor
     per_cell: int
     classes: int | None
 
@@ -185,8 +225,13 @@ class _Skipped:
         anchor = torch.cat([each.anchor for each in places])
         cell = torch.cat([each.cell for each in places])
         if logits_BAKX.is_contiguous():
-            return cls(_grouped(image * per_cell + anchor, cell, images * per_cell, max(1, cells)), per_cell, classes)
-        return cls(_grouped(image, cell * per_cell + anchor, images, max(1, cells * per_cell)), per_cell, None)
+            return cls(*_grouped(image * per_cell + anchor, cell, images * per_cell, max(1, cells)), per_cell, classes)
+        return cls(*_grouped(image, cell * per_cell + anchor, images, max(1, cells * per_cell)), per_cell, None)
+
+    @cached_property
+    def within(self) -> tuple[Tensor, ...]:
+        """The part of `index` of each plane or image."""
+        return self.index.tensor_split(self.ends[:-1])
 
     def holes(self, image: int, first: int, last: int) -> Iterator[Hole]:
         """Those of the block of rows first .. last."""
@@ -203,7 +248,7 @@ class _Skipped:
                 yield slice(max(0, begin), begin + self.classes), 1, cells
 
 
-def _grouped(group: Tensor, index: Tensor, groups: int, size: int) -> tuple[Tensor, ...]:
-    """The indices, below `size`, of each group, sorted."""
+def _grouped(group: Tensor, index: Tensor, groups: int, size: int) -> tuple[Tensor, Tensor]:
+    """The indices, below `size`, of each group, sorted; where each group's end among them."""
     key = (group * size + index).sort().values
-    return (key % size).split(torch.bincount(group, minlength=groups).tolist())
+    return key % size, torch.bincount(group, minlength=groups).cumsum(0)
