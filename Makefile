@@ -16,8 +16,9 @@ setup: $(INSTALLED)
 
 setup-dev: $(READY)
 
-# Installed so that edited code counts at once; only other versions install again.
-$(INSTALLED): pyproject.toml constraints.txt
+# Installed so that edited Python counts at once; other versions, and edited C, install again.
+KERNELS := setup.py $(wildcard csrc/*)
+$(INSTALLED): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
@@ -46,7 +47,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.readme
 
 # torch with torchvision, and Foveal on top, so that both sides have one torch; several GB.
-$(PEERS_READY): pyproject.toml benchmarks/peers/constraints.txt
+$(PEERS_READY): pyproject.toml benchmarks/peers/constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --upgrade pip
 	$(PEERS)/bin/pip install --quiet --constraint benchmarks/peers/constraints.txt torchvision --editable .
@@ -57,4 +58,4 @@ bench-peers: $(READY) $(PEERS_READY)
 	$(BIN)/python -m benchmarks.readme
 
 clean:
-	rm -rf $(VENV) $(PEERS) build src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build src/*.egg-info src/foveal/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

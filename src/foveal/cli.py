@@ -19,6 +19,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from foveal.compiled import said_of_kernels
 from foveal.engine.allocator import keep_freed_memory
 from foveal.errors import FovealError, UsageError
 
@@ -92,7 +93,7 @@ def _run(words: list[str]) -> int:
     if words[0] in ("--version", "-V"):
         import foveal
 
-        print(f"foveal {foveal.__version__}")
+        print(f"foveal {foveal.__version__}\ncompiled kernels: {said_of_kernels()}")
         return 0
     from foveal.commands import COMMANDS
 

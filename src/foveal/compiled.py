@@ -11,10 +11,24 @@ from types import ModuleType
 
 KERNELS: ModuleType | None = None
 
-if os.environ.get("FOVEAL_COMPILED", "1") != "0":
+_WANTED = os.environ.get("FOVEAL_COMPILED", "1") != "0"
+
+if _WANTED:
     try:
         from foveal import _kernels
 
         KERNELS = _kernels
     except ImportError:
         pass
+
+
+def said_of_kernels() -> str:
+    """Whether there are any, and if not, why, in words."""
+    if KERNELS is not None:
+        return "yes"
+    if not _WANTED:
+        return "no, FOVEAL_COMPILED=0 leaves them out"
+    return (
+        "no, there was no C compiler when this was installed: loss, matching and NMS on a CPU are right, but slower; "
+        "install a compiler, then Foveal again"
+    )
