@@ -16,8 +16,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "setup.py"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     return tmp_path
 
 
@@ -65,10 +66,11 @@ def test_tests_after_the_demo_add_only_what_the_demo_had_no_need_of(clone):
     assert "'.[dev]'" in told
 
 
-def test_other_versions_are_installed_again(clone):
+@pytest.mark.parametrize("edited", ["constraints.txt", "csrc/loss.c", "setup.py"])
+def test_other_versions_and_edited_kernels_are_installed_again(clone, edited):
     set_up(clone, "test")
     later = (clone / ".venv" / ".ready").stat().st_mtime + 10
-    os.utime(clone / "constraints.txt", (later, later))
+    os.utime(clone / edited, (later, later))
     assert would_do(clone, "demo").count("--editable") == 1
     assert would_do(clone, "test").count("--editable") == 2
 
