@@ -11,7 +11,7 @@
 #include <Python.h>
 #include <stdint.h>
 
-PyObject *class_loss_supported(PyObject *module, PyObject *nothing);
+PyObject *class_loss_ways(PyObject *module, PyObject *nothing);
 PyObject *class_loss(PyObject *module, PyObject *arguments);
 PyObject *match(PyObject *module, PyObject *arguments);
 PyObject *nms(PyObject *module, PyObject *arguments);

@@ -147,18 +147,40 @@ INLINE double choose(Loss loss, const float *x, const float *weight, float scale
 FOR_PROCESSOR(with_avx512, WIDE)
 FOR_PROCESSOR(with_avx2, __attribute__((target("avx2,fma"))))
 
-static Steps of_this_processor(void) {
+enum { WAYS = 2 };
+
+/* From the best. */
+static Steps way(int number, const char **name) {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        return with_avx512;
+    *name = number == 0 ? "avx512" : "avx2";
+    if (number == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+                   ? with_avx512
+                   : NULL;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? with_avx2 : NULL;
 }
 #else
 FOR_PROCESSOR(with_neon, )
 
-static Steps of_this_processor(void) { return with_neon; }
+enum { WAYS = 1 };
+
+static Steps way(int number, const char **name) {
+    (void)number;
+    *name = "neon";
+    return with_neon;
+}
 #endif
+
+/* The best that this processor can, or the one of that name; NULL if there is none. */
+static Steps best_way(const char *wanted) {
+    for (int i = 0; i < WAYS; i++) {
+        const char *name;
+        Steps found = way(i, &name);
+        if (found && (!*wanted || strcmp(wanted, name) == 0)) return found;
+    }
+    return NULL;
+}
 
 /* -- holes and weights --------------------------------------------------------------------------------------------- */
 
@@ -303,35 +325,44 @@ static int holes_are_sorted(const Level *level, int64_t groups, int64_t count) {
 
 #endif
 
-PyObject *class_loss_supported(PyObject *module, PyObject *nothing) {
+/* The names of the instructions that `class_loss` can be made of here, from the best; empty where it cannot run. */
+PyObject *class_loss_ways(PyObject *module, PyObject *nothing) {
     (void)module, (void)nothing;
+    PyObject *names = PyList_New(0);
 #if SUPPORTED
-    return PyBool_FromLong(of_this_processor() != NULL);
-#else
-    Py_RETURN_FALSE;
+    for (int i = 0; names && i < WAYS; i++) {
+        const char *name;
+        if (!way(i, &name)) continue;
+        PyObject *one = PyUnicode_FromString(name);
+        if (!one || PyList_Append(names, one) < 0) Py_CLEAR(names);
+        Py_XDECREF(one);
+    }
 #endif
+    return names;
 }
 
-/* class_loss(logits, slopes, (B, A, K, X), planes, hole, hole_end, weights, scale, (kind, gamma, margin), threads, sums)
+/* class_loss(logits, slopes, (B, A, K, X), planes, hole, hole_end, weights, scale, (kind, gamma, margin), threads, sums,
+ *            way)
  *
  * float32 logits and slopes (of length 0: no gradient is wanted), int64 holes, float32 weights of the classes (of length
- * 0: all 1), float64 scale and sums. kind: "cross_entropy", "focal", "hinge". */
+ * 0: all 1), float64 scale and sums. kind: "cross_entropy", "focal", "hinge". way: a name of `class_loss_ways`, or "" for the best. */
 PyObject *class_loss(PyObject *module, PyObject *arguments) {
     (void)module;
 #if SUPPORTED
-    Level level = {.steps = of_this_processor()};
+    Level level = {0};
     Py_buffer logits, slopes, hole, hole_end, weights, scale, sums;
-    const char *kind;
+    const char *kind, *way_wanted;
     double margin;
     Py_ssize_t threads;
     long long images, per_cell, classes, cells;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(arguments, "y*w*(LLLL)py*y*y*y*(sdd)nw*", &logits, &slopes, &images, &per_cell, &classes,
+    if (!PyArg_ParseTuple(arguments, "y*w*(LLLL)py*y*y*y*(sdd)nw*s", &logits, &slopes, &images, &per_cell, &classes,
                           &cells, &level.planes, &hole, &hole_end, &weights, &scale, &kind, &level.loss.gamma, &margin,
-                          &threads, &sums))
+                          &threads, &sums, &way_wanted))
         return NULL;
     level.images = images, level.per_cell = per_cell, level.classes = classes, level.cells = cells;
     level.loss.margin = (float)margin;
+    level.steps = best_way(way_wanted);
     level.loss.kind = strcmp(kind, "focal") == 0 ? FOCAL : strcmp(kind, "hinge") == 0 ? HINGE : CROSS_ENTROPY;
     int64_t all = images * per_cell * classes * cells;
     int64_t groups = level.planes ? images * per_cell : images;
@@ -349,7 +380,7 @@ PyObject *class_loss(PyObject *module, PyObject *arguments) {
         if (sorted && level.steps) done = run(&level, threads, sums.buf);
         Py_END_ALLOW_THREADS;
         if (!level.steps)
-            PyErr_SetString(PyExc_RuntimeError, "this processor lacks the instructions; ask class_loss_supported");
+            PyErr_SetString(PyExc_RuntimeError, "this processor lacks the instructions; ask class_loss_ways");
         else if (!sorted)
             PyErr_SetString(PyExc_ValueError, "holes are not sorted, or lie outside");
         else if (!done)
@@ -362,7 +393,7 @@ PyObject *class_loss(PyObject *module, PyObject *arguments) {
     return result;
 #else
     (void)arguments;
-    PyErr_SetString(PyExc_RuntimeError, "built without vectors; ask class_loss_supported");
+    PyErr_SetString(PyExc_RuntimeError, "built without vectors; ask class_loss_ways");
     return NULL;
 #endif
 }

@@ -8,7 +8,7 @@ int holds(const Py_buffer *buffer, int64_t count, size_t size, const char *name)
 }
 
 static PyMethodDef functions[] = {
-    {"class_loss_supported", class_loss_supported, METH_NOARGS, NULL},
+    {"class_loss_ways", class_loss_ways, METH_NOARGS, NULL},
     {"class_loss", class_loss, METH_VARARGS, NULL},
     {"match", match, METH_VARARGS, NULL},
     {"nms", nms, METH_VARARGS, NULL},

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from foveal import compiled
-from foveal.losses import Focal
+from foveal.losses import CrossEntropy, Focal, Hinge
+from foveal.losses.classification import ClassificationLoss
 from foveal.losses.fused import Places, fused_sums
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
+GAMMAS = (0.01, 0.1, 0.5, 1.0, 1.3, 2.0, 3.0, 4.9, 5.0)
 BLOCK, PIECE = 1024, 32 * 1024
 """As in csrc/loss.c."""
 
@@ -34,13 +36,14 @@ def arguments(**other: Any) -> list[Any]:
         "loss": ("focal", 2.0, 0.0),
         "threads": 1,
         "sums": np.zeros(2),
+        "way": "",
     }
     return list({**given, **other}.values())
 
 
 def call(*given: Any) -> None:
     assert compiled.KERNELS is not None
-    if not compiled.KERNELS.class_loss_supported():
+    if not compiled.KERNELS.class_loss_ways():
         pytest.skip("this processor lacks the instructions")
     compiled.KERNELS.class_loss(*given)
 
@@ -92,9 +95,8 @@ def test_it_is_the_same_to_the_last_bit_with_any_number_of_threads() -> None:
     found = []
     for threads in (1, 2, 7, 1000, 0, -1):
         slopes, sums = np.zeros_like(logits), np.zeros(3)
-        ends = np.zeros(6, np.int64)
-        call(*arguments(logits=logits, slopes=slopes, shape=logits.shape, hole_end=ends, scale=np.ones(3),
-                        threads=threads, sums=sums))  # fmt: skip
+        given = {"logits": logits, "slopes": slopes, "shape": logits.shape, "sums": sums}
+        call(*arguments(**given, hole_end=np.zeros(6, np.int64), scale=np.ones(3), threads=threads))
         found.append((slopes.tobytes(), sums.tobytes()))
     assert len(set(found)) == 1
 
@@ -125,6 +127,40 @@ def test_holes_at_the_borders_of_blocks_and_pieces(planes: bool, classes: int, c
     assert_close(sums, of_kept(Focal()(exact, 0.0), kept).sum((1, 2, 3)), rtol=1e-6, atol=0)
     assert_close(gradient.double(), of_kept(Focal().derivative(exact, 0.0), kept), rtol=2e-6, atol=1e-12)
     assert not gradient.masked_select(~kept).any()
+
+
+MEMBERS = [("cross_entropy", CrossEntropy()), ("hinge", Hinge(0.5)), *(("focal", Focal(0.0, g)) for g in GAMMAS)]
+
+
+@pytest.mark.parametrize("way", compiled.KERNELS.class_loss_ways() if compiled.KERNELS else [])
+@pytest.mark.parametrize(("kind", "loss"), MEMBERS, ids=str)
+def test_every_way_is_within_the_bounds_of_float64(way: str, kind: str, loss: ClassificationLoss) -> None:
+    """One logit an image, so that each value is seen."""
+    logits = torch.cat([torch.linspace(-30, 30, 30_001), torch.tensor([-1e4, -104, -87.4, -87.3, 0, 87.3, 104, 1e4])])
+    if isinstance(loss, Hinge):
+        logits = logits[logits.abs() > 1e-3]  # at its corner float32 may be on the other side
+    count, slopes, sums = len(logits), np.zeros(len(logits), np.float32), np.zeros(len(logits))
+    call(
+        *arguments(
+            logits=logits.numpy(),
+            slopes=slopes,
+            shape=(count, 1, 1, 1),
+            hole_end=np.zeros(count, np.int64),
+            scale=np.ones(count),
+            loss=(kind, getattr(loss, "gamma", 0.0), 0.5),
+            sums=sums,
+            way=way,
+        )
+    )
+    exact, tiny = logits.double(), torch.finfo(torch.float32).tiny
+    rounding = 1e-7 if isinstance(loss, Hinge) else tiny  # its values are differences
+    assert_close(torch.from_numpy(sums), loss(exact, 0.0), rtol=1e-6, atol=rounding)
+    assert_close(torch.from_numpy(slopes).double(), loss.derivative(exact, 0.0), rtol=2e-6, atol=1e-12)
+
+
+def test_a_way_that_this_processor_does_not_know_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="class_loss_ways"):
+        call(*arguments(way="mmx"))
 
 
 def of_kept(numbers: Tensor, kept: Tensor) -> Tensor:

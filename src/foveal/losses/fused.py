@@ -138,7 +138,7 @@ def _pass(
     if not logits.numel():
         return torch.zeros(len(logits), dtype=torch.float64)
     planes = logits.is_contiguous()
-    if logits.dtype == dtype == torch.float32 and compiled.KERNELS and compiled.KERNELS.class_loss_supported():
+    if logits.dtype == dtype == torch.float32 and compiled.KERNELS and compiled.KERNELS.class_loss_ways():
         return _compiled_pass(background, logits, skipped, slopes, upstream)
     rows_BRW, slopes_BRW = _rows(logits, planes), None if slopes is None else _rows(slopes, planes)
     weights = background.of_rows(logits.shape[1], planes, dtype)
@@ -196,6 +196,7 @@ def _compiled_pass(
         (kind, gamma, margin),
         torch.get_num_threads(),
         sums_B.numpy(),
+        "",
     )
     return sums_B * background.factor
 
