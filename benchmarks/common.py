@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from foveal.compiled import KERNELS
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "pillow")
@@ -120,7 +122,13 @@ def machine() -> str:
 
 
 def versions() -> str:
-    return " ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)])
+    packages = [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in PACKAGES)]
+    return " ".join([*packages, kernels()])
+
+
+def kernels() -> str:
+    """Which of Foveal's fast paths run."""
+    return "with compiled kernels" if KERNELS else "without compiled kernels"
 
 
 def commit() -> str:
@@ -130,7 +138,7 @@ def commit() -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py", "studies/*.py")
+        changed = git("status", "--porcelain", "--", "src", "csrc", "setup.py", "benchmarks/*.py", "studies/*.py")
         return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

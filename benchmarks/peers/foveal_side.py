@@ -18,6 +18,7 @@ import foveal
 import foveal.engine.step
 import foveal.matching
 import foveal.model.resnet
+from benchmarks.common import kernels
 from benchmarks.peers import inputs
 from benchmarks.peers.worker import Job, Numbers
 from foveal.anchors import Anchors
@@ -45,7 +46,7 @@ TERMS = ("classification", "box")
 
 
 def versions() -> str:
-    return f"python {platform.python_version()} torch {torch.__version__} foveal {foveal.__version__}"
+    return f"python {platform.python_version()} torch {torch.__version__} foveal {foveal.__version__} {kernels()}"
 
 
 def loss(settings: Numbers) -> Job:
