@@ -101,6 +101,13 @@ def test_it_is_the_same_to_the_last_bit_with_any_number_of_threads() -> None:
     assert len(set(found)) == 1
 
 
+def test_a_machine_with_more_cores_than_it_makes_threads() -> None:
+    logits, sums = np.zeros(140 * PIECE, np.float32), np.zeros(1)
+    slopes, shape = np.empty(0, np.float32), (1, 1, 1, len(logits))
+    call(*arguments(logits=logits, slopes=slopes, shape=shape, threads=1000, sums=sums))
+    assert sums[0] == pytest.approx(len(logits) * 0.25 * np.log(2), rel=1e-7)
+
+
 def around_borders(cells: int, classes: int, planes: bool) -> list[int]:
     """Cells of the one anchor whose logits begin or end a block or a piece, with their neighbours."""
     places = [border + step for border in (0, BLOCK, PIECE, 2 * PIECE) for step in (-2, -1, 0, 1)]
