@@ -8,7 +8,7 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors compiled wording names free_memory config detections boxes sweep_nms nms anchors reach grid_matching
+errors compiled wording names free_memory config detections boxes nms anchors reach grid_matching
 matching_kernels triton_matching matching
 losses.arguments losses.classification losses.once losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foveal import compiled
 from foveal.boxes import iou as iou_of
-from foveal.sweep_nms import FARTHEST, sweep
 
 _BLOCK = 256
 
@@ -41,10 +41,8 @@ def batched_nms(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float
 
     limit: how many are wanted at most. The best of them follow from the best boxes, so the others are not looked at.
     """
-    if not _can_be_swept(boxes_D4, scores_D):
-        return batched_nms_plainly(boxes_D4, scores_D, labels_D, iou)[:limit]
-    boxes, scores, labels = (part.detach().numpy() for part in (boxes_D4, scores_D, labels_D.long()))
-    return torch.from_numpy(sweep(boxes, scores, labels, iou, limit))
+    kept = _by_kernel(boxes_D4, scores_D, labels_D, iou, limit)
+    return batched_nms_plainly(boxes_D4, scores_D, labels_D, iou)[:limit] if kept is None else kept
 
 
 def batched_nms_plainly(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float) -> Tensor:
@@ -74,9 +72,15 @@ def survivors(overlaps_DD: Tensor, alive_D: Tensor | None = None) -> Tensor:
         stay_D = settled_D
 
 
-def _can_be_swept(boxes_D4: Tensor, scores_D: Tensor) -> bool:
-    """Whether the fast path has the plain one's answer: on a CPU, in float32, with nothing infinite and nothing NaN."""
-    if boxes_D4.device.type != "cpu" or not boxes_D4.dtype == scores_D.dtype == torch.float32:
-        return False
-    boxes, scores = boxes_D4.detach().numpy(), scores_D.detach().numpy()
-    return bool(np.abs(boxes).max(initial=0) < FARTHEST and not np.isnan(scores).any())
+def _by_kernel(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float, limit: int | None) -> Tensor | None:
+    """By `csrc/nms.c`, on a CPU and in float32. None where it is not built, or may not have the plain path's answer."""
+    in_float32 = boxes_D4.dtype == scores_D.dtype == torch.float32
+    if compiled.KERNELS is None or boxes_D4.device.type != "cpu" or not in_float32:
+        return None
+    boxes, scores, labels = (part.detach().contiguous().numpy() for part in (boxes_D4, scores_D, labels_D.long()))
+    kept = np.empty(len(scores) if limit is None else min(limit, len(scores)), dtype=np.int64)
+    count = compiled.KERNELS.nms(boxes, scores, labels, iou, kept)
+    if count is None:
+        return None
+    kept.resize(count, refcheck=False)  # the rest of its memory goes back
+    return torch.from_numpy(kept)

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 # What names rows and is no part of a run.
 NO_PART = ("run.py", "__main__.py")
 # The second stage learns from what these find; one stage only looks for objects with them.
-ALSO_LEARNT_WITH = ("boxes.py", "sweep_nms.py", "nms.py", "candidates.py", "padded_decoding.py", "decoding.py")
+ALSO_LEARNT_WITH = ("boxes.py", "compiled.py", "nms.py", "candidates.py", "padded_decoding.py", "decoding.py")
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def test_the_sampling_and_the_scales_name_make_other_runs(plan):
         ("here/run.py", False),
         ("here/__main__.py", False),
         ("package/nms.py", True),
-        ("package/sweep_nms.py", True),
+        ("package/compiled.py", True),
         ("package/candidates.py", True),
         ("package/padded_decoding.py", True),
         ("package/decoding.py", True),
