@@ -67,7 +67,7 @@ def mobilenet_weights() -> Path:
 def kernels() -> None:
     """For what needs the compiled kernels."""
     if compiled.KERNELS is None:
-        pytest.skip("this installation has no compiled kernels: there was no C compiler")
+        pytest.skip(f"needs the compiled kernels: {compiled.said_of_kernels()}")
 
 
 @pytest.fixture(scope="module", params=["compiled", "in Python"])
