@@ -8,8 +8,8 @@ import foveal
 ROOT = Path(foveal.__file__).parent
 
 ORDER = """
-errors wording names free_memory config detections boxes sweep_nms nms anchors reach grid_matching
-matching_kernels triton_matching matching
+errors wording names free_memory compiled config detections boxes sweep_nms nms anchors reach grid_matching
+compiled_matching matching_kernels triton_matching matching
 losses.arguments losses.classification losses.once losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.torch_pickle model.torch_files model.weights
