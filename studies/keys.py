@@ -36,7 +36,8 @@ def code_key() -> str:
 @functools.cache
 def source_code(package: Path = PACKAGE) -> str:
     """The code that decides what a loss is: losses, matching and anchors, without comments and docstrings."""
-    assignment = [package / f"{name}.py" for name in ("matching", "grid_matching", "reach", "anchors")]
+    names = ("matching", "grid_matching", "compiled_matching", "reach", "anchors")
+    assignment = [package / f"{name}.py" for name in names]
     files = [*sorted((package / "losses").glob("*.py")), *assignment]
     return "\n".join(f"# {file.name}\n{bare_code(file.read_text(encoding='utf-8'))}" for file in files)
 

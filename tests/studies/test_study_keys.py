@@ -67,6 +67,7 @@ def test_comments_docstrings_and_layout_are_not_code():
         ("losses/mining.py", True),
         ("matching.py", True),
         ("grid_matching.py", True),
+        ("compiled_matching.py", True),
         ("reach.py", True),
         ("anchors.py", True),
         ("drawing.py", False),
