@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks import common
 from benchmarks.gpu_card import ANCHORS, ASSIGNMENT, Card, Row
 from benchmarks.gpu_step import rate_rows, step_rows
-from foveal import matching, triton_matching
+from foveal import grid_matching, triton_matching
 from foveal.config import InferenceConfig, LossConfig
 from foveal.decoding import decode
 from foveal.losses import triton_loss
@@ -144,7 +144,7 @@ def matching_rows(card: Card) -> Iterator[Row]:
     """A batch by the kernels and by the tensor path; they must agree."""
     for number, objects in zip(("few", "many", "very many"), card.objects, strict=True):
         batch = card.pictures(objects)
-        paths = {"kernels": triton_matching.assign, "tensors": matching.assign}
+        paths = {"kernels": triton_matching.assign, "tensors": grid_matching.assign}
         found = {name: path(ANCHORS, batch, ASSIGNMENT) for name, path in paths.items()}
         for one, other in zip(*found.values(), strict=True):
             assert torch.equal(one, other), f"the paths differ at {objects} objects a picture"

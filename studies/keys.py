@@ -11,6 +11,7 @@ import ast
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import foveal
@@ -18,6 +19,7 @@ from foveal.config import Config, flat_settings
 from foveal.engine.preparation import MAY_DIFFER_ON_RESUME
 
 PACKAGE = Path(foveal.__file__).resolve().parent
+C_CODE = Path(__file__).resolve().parent.parent / "csrc"
 
 
 def run_key(config: Config, data_fingerprint: str, code: str | None = None, method: str = "") -> str:
@@ -34,11 +36,20 @@ def code_key() -> str:
 
 
 @functools.cache
-def source_code(package: Path = PACKAGE) -> str:
+def source_code(package: Path = PACKAGE, c_code: Path = C_CODE) -> str:
     """The code that decides what a loss is: losses, matching and anchors, without comments and docstrings."""
-    assignment = [package / f"{name}.py" for name in ("matching", "grid_matching", "reach", "anchors")]
+    names = ("matching", "grid_matching", "compiled_matching", "reach", "anchors")
+    assignment = [package / f"{name}.py" for name in names]
     files = [*sorted((package / "losses").glob("*.py")), *assignment]
-    return "\n".join(f"# {file.name}\n{bare_code(file.read_text(encoding='utf-8'))}" for file in files)
+    kernels = [c_code / name for name in ("kernels.h", "loss.c", "matching.c")]
+    bare = {file: bare_code(file.read_text(encoding="utf-8")) for file in files}
+    bare |= {file: bare_c(file.read_text(encoding="utf-8")) for file in kernels}
+    return "\n".join(f"# {file.name}\n{code}" for file, code in bare.items())
+
+
+def bare_c(text: str) -> str:
+    """C code in one layout, without comments."""
+    return " ".join(re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL).split())
 
 
 def bare_code(text: str) -> str:

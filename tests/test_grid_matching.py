@@ -1,7 +1,11 @@
-"""The fast path by hand, then against the plain one: bit-equal for every layout of anchors, policy and kind of box."""
+"""The fast paths by hand, then against the plain one: bit-equal for every layout of anchors, policy and kind of box.
+
+What is asked of the tensor path is asked of the compiled kernel too, where it is built.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import foveal.reach
+from foveal import compiled
 from foveal.anchors import Anchors
 from foveal.config import AssignmentConfig, Config
 from foveal.detections import Batch, Objects
@@ -23,6 +28,24 @@ ONE = Anchors((3,), (16.0,), (1.0,), (1.0,))
 """On 32 x 32: 16 squares of 16 pixels, centred on 4, 12, 20 and 28; number 5 is (4, 4, 20, 20)."""
 
 POLICIES = ("none", "authors", "all")
+
+on_both_paths = pytest.mark.usefixtures("path")
+
+
+@pytest.fixture(scope="module", params=["compiled", "tensors"])
+def path(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What `match` takes on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "tensors":
+            patch.setattr(compiled, "KERNELS", None)
+        elif compiled.KERNELS is None:
+            pytest.skip("the compiled kernels are not built")
+        yield
+
+
+@pytest.fixture
+def tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "KERNELS", None)
 
 
 def batch_of(*objects: Objects, sizes: Any = None, shape: tuple[int, int] = (32, 32)) -> Batch:
@@ -50,6 +73,7 @@ def assert_equal_to_plain(anchors: Anchors, batch: Batch, config: AssignmentConf
 # -- by hand -----------------------------------------------------------------------------------------------------------
 
 
+@on_both_paths
 def test_an_anchor_and_its_neighbours() -> None:
     # A neighbour shares 8 x 16 of 512 - 128 pixels: 1/3.
     batch = batch_of(boxes([4, 4, 20, 20]))
@@ -61,6 +85,7 @@ def test_an_anchor_and_its_neighbours() -> None:
     assert answers(match(ONE, batch, lowest)) == ({1: 0, 4: 0, 5: 0, 6: 0, 9: 0}, [])
 
 
+@on_both_paths
 @pytest.mark.parametrize(("policy", "expected"), [("none", {}), ("authors", {}), ("all", {5: 0, 6: 0, 9: 0, 10: 0})])
 def test_a_tiny_box_ties_with_every_anchor_around_it(policy: Any, expected: dict[int, int]) -> None:
     # Four anchors hold it: IoU 16/256 each.
@@ -68,6 +93,7 @@ def test_a_tiny_box_ties_with_every_anchor_around_it(policy: Any, expected: dict
     assert answers(match(ONE, batch, AssignmentConfig(low_quality=policy))) == (expected, [])
 
 
+@on_both_paths
 def test_an_anchor_below_every_threshold_answers_for_the_object_it_overlaps_most() -> None:
     # Object 1 lies in anchors 2, 3, 6 and 7. Object 0 has anchor 5, and overlaps 2 and 6 more than object 1 does.
     batch = batch_of(boxes([4, 4, 20, 20], [22, 8, 26, 12]))
@@ -75,6 +101,7 @@ def test_an_anchor_below_every_threshold_answers_for_the_object_it_overlaps_most
     assert found == ({2: 0, 3: 1, 5: 0, 6: 0, 7: 1}, [])
 
 
+@on_both_paths
 def test_a_huge_box_has_its_best_anchors_in_the_picture() -> None:
     # The one cell of level 7 is centred on (64, 64), outside: its anchor, the largest, is not to be had.
     anchors = Anchors((3, 7), (16.0, 200.0), (1.0,), (1.0,))
@@ -83,6 +110,7 @@ def test_a_huge_box_has_its_best_anchors_in_the_picture() -> None:
     assert answers(found) == (dict.fromkeys(range(16), 0), [16])
 
 
+@on_both_paths
 def test_equal_objects_answer_by_the_lower_one_and_a_crowd_by_none() -> None:
     same = [4.0, 4.0, 20.0, 20.0]
     assert answers(match(ONE, batch_of(boxes(same, same)), AssignmentConfig()))[0] == {5: 0}
@@ -91,6 +119,7 @@ def test_equal_objects_answer_by_the_lower_one_and_a_crowd_by_none() -> None:
     assert answers(match(ONE, batch_of(crowd), AssignmentConfig())) == ({5: 1}, [1, 4, 6, 9])
 
 
+@on_both_paths
 def test_objects_are_numbered_through_the_batch_and_padding_is_ignored() -> None:
     first, second = boxes([4, 4, 20, 20]), boxes([12, 4, 28, 20])
     batch = batch_of(first, Objects.empty(), second, sizes=[(32, 32), (32, 12), (28, 32)])
@@ -101,6 +130,7 @@ def test_objects_are_numbered_through_the_batch_and_padding_is_ignored() -> None
     assert answers(match(ONE, batch, peers)) == ({5: 0, 32 + 6: 1}, [])
 
 
+@on_both_paths
 @pytest.mark.parametrize("policy", POLICIES)
 def test_without_objects_nothing_is_positive(policy: Any) -> None:
     for config in (AssignmentConfig(low_quality=policy), AssignmentConfig(low_quality=policy, background_iou=0)):
@@ -174,7 +204,8 @@ def batches(draw: st.DrawFn, anchors: Anchors) -> Batch:
 
 @st.composite
 def settings_of_assignment(draw: st.DrawFn) -> AssignmentConfig:
-    low, high = sorted(draw(st.sampled_from([(0.4, 0.5), (0.0, 0.5), (0.0, 0.0), (0.05, 0.2), (0.5, 1.0), (1.0, 1.0)])))
+    pairs = [(0.4, 0.5), (0.0, 0.5), (0.0, 0.0), (0.05, 0.2), (0.5, 1.0), (1.0, 1.0), (0.5, 0.2)]
+    low, high = draw(st.sampled_from(pairs))
     return AssignmentConfig(
         background_iou=low,
         positive_iou=high,
@@ -184,9 +215,10 @@ def settings_of_assignment(draw: st.DrawFn) -> AssignmentConfig:
     )
 
 
+@on_both_paths
 @settings(max_examples=250)
 @given(st.data())
-def test_both_paths_give_the_same(data: st.DataObject) -> None:
+def test_every_path_gives_the_same(data: st.DataObject) -> None:
     anchors = data.draw(layouts())
     assert_equal_to_plain(anchors, data.draw(batches(anchors)), data.draw(settings_of_assignment()))
 
@@ -199,11 +231,12 @@ def mixed(count: int, side: int, seed: int, kinds: tuple[str, ...] = KINDS) -> O
     return Objects(torch.stack(rows), torch.zeros(count).long(), torch.rand(count, generator=generator) < 0.1)
 
 
+@on_both_paths
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("offset", ["centre", "corner"])
 @pytest.mark.parametrize("stride", ["exact", "floor_of_padded"])
 @pytest.mark.parametrize("rounded", [False, True])
-def test_both_paths_give_the_same_with_the_papers_anchors(policy: Any, offset: Any, stride: Any, rounded: bool) -> None:
+def test_every_path_agrees_with_the_papers_anchors(policy: Any, offset: Any, stride: Any, rounded: bool) -> None:
     anchors = Anchors(PAPER.levels, PAPER.sizes, PAPER.scales, PAPER.ratios, offset, rounded, stride)
     batch = batch_of(mixed(40, 200, 1), mixed(15, 180, 2), sizes=[(210, 230), (180, 200)], shape=(210, 230))
     found = assert_equal_to_plain(anchors, batch, AssignmentConfig(low_quality=policy))
@@ -211,12 +244,14 @@ def test_both_paths_give_the_same_with_the_papers_anchors(policy: Any, offset: A
     assert len(found.ignored) > 50
 
 
+@on_both_paths
 def test_specks_at_corners_that_rounding_moved() -> None:
     # Corners of the paper's anchors are off by up to 3e-5 pixels; a speck of 1/256 pixels notices.
     batch = batch_of(mixed(150, 400, 9, ("speck",)), shape=(400, 400))
     assert_equal_to_plain(PAPER, batch, AssignmentConfig(low_quality="all"))
 
 
+@on_both_paths
 @pytest.mark.parametrize("policy", POLICIES)
 def test_ten_thousand_objects(policy: Any) -> None:
     config = AssignmentConfig(low_quality=policy)
@@ -224,6 +259,7 @@ def test_ten_thousand_objects(policy: Any) -> None:
     assert len(found.positive) > 50
 
 
+@pytest.mark.usefixtures("tensors")
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("lowest", [0.0, 0.4])
 def test_work_in_pieces_gives_the_same(policy: Any, lowest: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +296,7 @@ def watch(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Watched:
     return watched
 
 
+@pytest.mark.usefixtures("tensors")
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_loop_goes_over_pictures_or_objects(policy: Any) -> None:
     config = AssignmentConfig(low_quality=policy)
@@ -270,6 +307,7 @@ def test_no_loop_goes_over_pictures_or_objects(policy: Any) -> None:
     assert many.operations == few.operations > 50
 
 
+@pytest.mark.usefixtures("tensors")
 def test_memory_grows_with_objects_and_anchors_not_with_their_product() -> None:
     # A matrix would take 136 MB, and at a threshold of 0 a whole-picture box has all anchors as pairs.
     batch = batch_of(mixed(500, 600, 7, ("any", "anchor")), shape=(600, 600))

@@ -9,7 +9,7 @@ ROOT = Path(foveal.__file__).parent
 
 ORDER = """
 errors compiled wording names free_memory config detections boxes nms anchors reach grid_matching
-matching_kernels triton_matching matching
+compiled_matching matching_kernels triton_matching matching
 losses.arguments losses.classification losses.once losses.background losses.fused losses.boxes losses.mining
 losses.loss_kernels losses.triton_loss losses.total
 model.torch_pickle model.torch_files model.weights

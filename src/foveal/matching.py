@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveal import triton_matching
+from foveal import compiled_matching, grid_matching, triton_matching
 from foveal.anchors import Anchors, centred_inside
 from foveal.boxes import area, intersection, iou
 from foveal.config import AssignmentConfig
 from foveal.detections import Batch
-from foveal.grid_matching import assign
 from foveal.reach import cells_inside, level_boxes, nearest_centres, pieces, shift_of, strides_and_cells
 
 BACKGROUND = -1
@@ -81,11 +80,16 @@ def match_image(
 def match(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:
     """Matches every picture of a batch as `match_image` does, on the batch's device.
 
-    On a GPU with Triton every anchor asks all objects of its picture; elsewhere the objects ask the anchors in reach.
+    On a GPU with Triton every anchor asks all objects of its picture. Elsewhere the objects ask the anchors in reach,
+    on a CPU by a compiled kernel where it is built.
     """
-    num_anchors = anchors.count(*batch.images.shape[-2:])
-    by = triton_matching.assign if triton_matching.takes(batch.boxes) else assign
-    return Match(*by(anchors, batch, config), len(batch), num_anchors)
+    if triton_matching.takes(batch.boxes):
+        found = triton_matching.assign(anchors, batch, config)
+    elif compiled_matching.takes(batch):
+        found = compiled_matching.assign(anchors, batch, config)
+    else:
+        found = grid_matching.assign(anchors, batch, config)
+    return Match(*found, len(batch), anchors.count(*batch.images.shape[-2:]))
 
 
 def match_plainly(anchors: Anchors, batch: Batch, config: AssignmentConfig) -> Match:

@@ -235,10 +235,7 @@ def _grid(anchors: Anchors, height: int, width: int, device: torch.device) -> _G
     cells_L = cells_21L.prod(0)[0]
     first_LA = (cells_L.cumsum(0) - cells_L)[:, None] * per_cell + torch.arange(per_cell)
     columns_S = cells_21L[0, 0].repeat_interleave(per_cell)
-    # A corner is rounded by half a unit in the last place when the centre is added; this is four units.
-    slack = 2.0**-21 * float(anchors.boxes(height, width).abs().amax())
-    corner_41S = boxes_LA4.double().flatten(0, 1).t()[:, None]
-    side_21S = corner_41S[2:] - corner_41S[:2]
+    lower_21S, upper_21S, least_area_S = shape_bounds(anchors, height, width)
     return _Grid(
         cell_boxes=boxes_LA4.to(device),
         stride=stride_21L.to(device),
@@ -247,12 +244,21 @@ def _grid(anchors: Anchors, height: int, width: int, device: torch.device) -> _G
         first=first_LA.flatten().to(device),
         step=torch.stack([torch.full_like(columns_S, per_cell), columns_S * per_cell])[:, None].to(device),
         shape_stride=stride_21L.repeat_interleave(per_cell, 2).to(device),
-        lower=(corner_41S[:2] - slack).to(device),
-        upper=(corner_41S[2:] + slack).to(device),
-        least_area=(side_21S - 2 * slack).clamp(min=0).prod(0)[0].to(device),
+        lower=lower_21S.to(device),
+        upper=upper_21S.to(device),
+        least_area=least_area_S.to(device),
         shift=shift,
         per_cell=per_cell,
     )
+
+
+def shape_bounds(anchors: Anchors, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two [2, 1, S] float64, corners around the origin, as far out as rounding can put them; [S] the least area."""
+    # A corner is rounded by half a unit in the last place when the centre is added; this is four units.
+    slack = 2.0**-21 * float(anchors.boxes(height, width).abs().amax())
+    corner_41S = level_boxes(anchors).double().flatten(0, 1).t()[:, None]
+    side_21S = corner_41S[2:] - corner_41S[:2]
+    return corner_41S[:2] - slack, corner_41S[2:] + slack, (side_21S - 2 * slack).clamp(min=0).prod(0)[0]
 
 
 # What looks for the best anchor of an object, here and in `matching.best_iou`. I is the network inputs that are asked

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from foveal.config import Config
-from studies.keys import PACKAGE, bare_code, run_key, source_code
+from studies.keys import C_CODE, PACKAGE, bare_code, run_key, source_code
 from studies.scales import SCENE_SETTINGS, Data
 
 KEY = run_key(Config(), "labels", "code")
@@ -67,6 +67,7 @@ def test_comments_docstrings_and_layout_are_not_code():
         ("losses/mining.py", True),
         ("matching.py", True),
         ("grid_matching.py", True),
+        ("compiled_matching.py", True),
         ("reach.py", True),
         ("anchors.py", True),
         ("drawing.py", False),
@@ -81,6 +82,19 @@ def test_the_code_that_counts_is_that_of_losses_matching_and_anchors(tmp_path, f
     assert source_code.__wrapped__(package) == before
     changed.write_text(changed.read_text() + "\nADDED = 1\n")
     assert (source_code.__wrapped__(package) != before) == counts
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"), [("loss.c", True), ("matching.c", True), ("kernels.h", True), ("nms.c", False)]
+)
+def test_the_kernels_of_losses_and_matching_count_too(tmp_path, file, counts):
+    kernels = shutil.copytree(C_CODE, tmp_path / "csrc")
+    before = source_code.__wrapped__(c_code=kernels)
+    changed = kernels / file
+    changed.write_text(changed.read_text() + "\n/* a comment,\n * of two lines */\n")
+    assert source_code.__wrapped__(c_code=kernels) == before
+    changed.write_text(changed.read_text() + "\nint added = 1;\n")
+    assert (source_code.__wrapped__(c_code=kernels) != before) == counts
 
 
 def test_scenes_are_known_by_how_they_are_drawn_without_being_written(tmp_path):
