@@ -7,8 +7,8 @@ One picture, 91 classes, the paper's anchors, the 1000 best pairs of a level, 10
     no lowest   the typical logits, every pair a candidate
     worst       an untrained head: all pairs near .5
 
-Both paths take turns, so that whatever else the machine does falls on both. Memory is torch's own, above the outputs
-and the anchors, at its peak. `layout` is how the last convolution left its output in memory.
+Both paths take turns, so that whatever else the machine does falls on both. Memory is the process's at its peak, above
+the outputs and the anchors. `layout` is how the last convolution left its output in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import write_rows
-from benchmarks.matching import in_turns, peak_bytes
+from benchmarks.matching import in_turns
+from benchmarks.memory import give_freed_memory_back, whole_peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import Config, InferenceConfig
 from foveal.decoding import decode, decode_plainly
@@ -40,11 +41,13 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=9)
     runs = arguments.parse_args().runs
     cases = [(shape, kind, layout) for shape in SIZES for kind in KINDS for layout in LAYOUTS]
-    write_rows("decoding", [row for case in cases for row in compare(*case, runs)])
+    measured = [pair for case in cases for pair in compare(*case, runs)]
+    give_freed_memory_back()
+    write_rows("decoding", [row | {"peak_MB": round(whole_peak_bytes(work) / 1e6, 1)} for row, work in measured])
 
 
-def compare(shape: tuple[int, int], kind: str, layout: str, runs: int) -> list[dict[str, Any]]:
-    """A row for each path, after a look that they give the same."""
+def compare(shape: tuple[int, int], kind: str, layout: str, runs: int) -> list[tuple[dict[str, Any], partial[Any]]]:
+    """A row for each path, with its work, after a look that they give the same."""
     anchors, outputs = Anchors.from_config(Config()), outputs_of(shape, kind, LAYOUTS[layout])
     arguments = (anchors, shape, torch.tensor([SIZES[shape]]), InferenceConfig(), KINDS[kind])
     works = {name: partial(path, outputs, *arguments) for name, path in PATHS.items()}
@@ -52,19 +55,21 @@ def compare(shape: tuple[int, int], kind: str, layout: str, runs: int) -> list[d
     assert all(torch.equal(one, other) for one, other in zip(plain, fast, strict=True))
     timings = in_turns(works, runs)
     return [
-        {
-            "height": shape[0],
-            "width": shape[1],
-            "logits": kind,
-            "layout": layout,
-            "logits_MB": round(sum(level.nbytes for level in outputs.logits) / 1e6, 1),
-            "found": len(fast[0]),
-            "path": name,
-            "threads": torch.get_num_threads(),
-            **timings[name].per(1),
-            "peak_MB": round(peak_bytes(work) / 1e6, 1),
-            "times_faster": round(timings["plain"].median_s / timings[name].median_s, 1),
-        }
+        (
+            {
+                "height": shape[0],
+                "width": shape[1],
+                "logits": kind,
+                "layout": layout,
+                "logits_MB": round(sum(level.nbytes for level in outputs.logits) / 1e6, 1),
+                "found": len(fast[0]),
+                "path": name,
+                "threads": torch.get_num_threads(),
+                **timings[name].per(1),
+                "times_faster": round(timings["plain"].median_s / timings[name].median_s, 1),
+            },
+            work,
+        )
         for name, work in works.items()
     ]
 

@@ -3,8 +3,8 @@
 Loss (value and gradient), matching, decoding and NMS, as a user gets them. One quantity grows, the others stay at 20
 objects, 20 classes, 512 pixels. NMS has a box for each object, 1,000 where classes or the side grow. Each size is run
 once without counting; then as many runs count as would take .15 s at that pace, at least one, at most nine. Memory is
-torch's peak plus numpy's, each measured in a run of its own, above the inputs: they need not come at one moment, so the
-sum is a bound. What was freed stays with the process, so that no page is faulted in twice.
+what the process grew by at its peak, measured first, while freed memory leaves the process. For the times it stays, so
+that no page is faulted in twice.
 
 Writes results/growth.csv, docs/images/growth-time.png and docs/images/growth-memory.png; --draw only draws what the CSV
 says. Slopes are those of straight lines through the upper half of the points: 1 is linear, 0 flat; along the side 2 is
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import RESULTS, ROOT, Timing, measure, read_rows, write_rows
-from benchmarks.memory import array_bytes, peak_bytes
+from benchmarks.memory import give_freed_memory_back, whole_peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import Config
 from foveal.decoding import decode
@@ -65,25 +65,30 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="only draw results/growth.csv")
     chosen = parser.parse_args()
     if not chosen.draw:
+        give_freed_memory_back()
+        peaks = [peak for quantity in GROWTH for peak in measured(peak_of, quantity)]
         keep_freed_memory()
-        write_rows("growth", [row for quantity in GROWTH for row in grown(quantity, GROWTH[quantity])])
+        times = [row for quantity in GROWTH for row in measured(time_of, quantity)]
+        write_rows("growth", [time | peak for time, peak in zip(times, peaks, strict=True)])
     draw(read_rows(RESULTS / "growth.csv"), ROOT / "docs" / "images")
 
 
-def grown(quantity: str, values: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """A row for each value and piece."""
-    for value in values:
+def measured(
+    what: Callable[[Callable[[], Any]], dict[str, Any]], quantity: str, values: Sequence[int] = ()
+) -> Iterator[dict[str, Any]]:
+    """A row for each value and piece, with what `what` finds of it."""
+    for value in values or GROWTH[quantity]:
         size = replace(Size(), **{quantity: value})
         for piece, work in works(size, boxes=value if quantity == "objects" else BOXES).items():
-            timing = timed(work)
-            yield {
-                "growing": quantity,
-                "value": value,
-                "piece": piece,
-                "threads": torch.get_num_threads(),
-                **timing.per(1),
-                "peak_MB": round((peak_bytes(work) + array_bytes(work)) / 1e6, 3),
-            }
+            yield {"growing": quantity, "value": value, "piece": piece, **what(work)}
+
+
+def time_of(work: Callable[[], Any]) -> dict[str, Any]:
+    return {"threads": torch.get_num_threads(), **timed(work).per(1)}
+
+
+def peak_of(work: Callable[[], Any]) -> dict[str, Any]:
+    return {"peak_MB": round(whole_peak_bytes(work) / 1e6, 3)}
 
 
 def works(size: Size, boxes: int) -> dict[str, Callable[[], Any]]:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import write_rows
-from benchmarks.matching import in_turns, peak_bytes
+from benchmarks.matching import in_turns
+from benchmarks.memory import peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import Config, LossConfig
 from foveal.detections import Batch, Objects

@@ -1,7 +1,7 @@
 """What does matching cost, plainly and from the objects' side? `python -m benchmarks.matching`
 
 One picture of 600 x 600 pixels, the paper's 67,995 anchors, boxes of 12 to 245 pixels a side. Both paths take turns, so
-that whatever else the machine does falls on both. Memory is torch's own, above the inputs and the anchors, at its peak.
+that whatever else the machine does falls on both. Memory is the process's at its peak, above inputs and anchors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import Timing, write_rows
-from benchmarks.memory import peak_bytes
+from benchmarks.memory import give_freed_memory_back, whole_peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import AssignmentConfig, Config
 from foveal.detections import Batch, Objects
@@ -36,11 +36,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--runs", type=int, default=15)
     runs = arguments.parse_args().runs
-    write_rows("matching", [row for policy, objects in CASES for row in compare(policy, objects, runs)])
+    measured = [pair for policy, objects in CASES for pair in compare(policy, objects, runs)]
+    give_freed_memory_back()
+    write_rows("matching", [row | {"peak_MB": round(whole_peak_bytes(work) / 1e6, 1)} for row, work in measured])
 
 
-def compare(policy: str, objects: int, runs: int) -> list[dict[str, Any]]:
-    """A row for each path, after a look that they give the same."""
+def compare(policy: str, objects: int, runs: int) -> list[tuple[dict[str, Any], partial[Any]]]:
+    """A row for each path, with its work, after a look that they give the same."""
     anchors, batch = Anchors.from_config(Config()), batch_of(objects)
     config = AssignmentConfig.model_validate({"low_quality": policy})
     names = ["fast"] if objects >= WITHOUT_PLAIN else list(PATHS)
@@ -50,17 +52,19 @@ def compare(policy: str, objects: int, runs: int) -> list[dict[str, Any]]:
         assert len({tuple(getattr(one, name).tolist()) for one in found.values()}) == 1
     timings = in_turns(works, runs)
     return [
-        {
-            "policy": policy,
-            "objects": objects,
-            "anchors": found[name].num_anchors,
-            "positive": len(found[name].positive),
-            "path": name,
-            "threads": torch.get_num_threads(),
-            **timings[name].per(1),
-            "peak_MB": round(peak_bytes(works[name]) / 1e6, 1),
-            "times_faster": round(timings[names[0]].median_s / timings[name].median_s, 1) if len(names) > 1 else "",
-        }
+        (
+            {
+                "policy": policy,
+                "objects": objects,
+                "anchors": found[name].num_anchors,
+                "positive": len(found[name].positive),
+                "path": name,
+                "threads": torch.get_num_threads(),
+                **timings[name].per(1),
+                "times_faster": round(timings[names[0]].median_s / timings[name].median_s, 1) if len(names) > 1 else "",
+            },
+            works[name],
+        )
         for name in names
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import write_rows
-from benchmarks.matching import peak_bytes
+from benchmarks.memory import peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import Config
 from foveal.detections import Batch, Objects

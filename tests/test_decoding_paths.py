@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from benchmarks.matching import peak_bytes
+from benchmarks.memory import peak_bytes
 from foveal.anchors import Anchors
 from foveal.config import Config, InferenceConfig
 from foveal.decoding import decode, decode_plainly

@@ -122,7 +122,11 @@ def compare(work: Work, memory: str, pool: Pool, chosen: argparse.Namespace) -> 
         row["agreement"] = RULES[work.job](ours["answer"], theirs["answer"])
         row |= _timed(contest(*workers, rounds=chosen.rounds, limit_s=chosen.limit), "ours", "peer")
         if memory == FRESH:
-            peaks = [round(worker.ask("peak", PREPARE_S)["bytes"] / 1e6, 1) for worker in workers]
+            # What times were taken in would be slower from here on. So each side is another process, anew.
+            others = [pool.worker(side, FRESH, number=2) for side in pool.sides]
+            with tempfile.TemporaryDirectory() as folder:
+                prepared(others[::-1], work.job, {**work.settings, "folder": folder}, PREPARE_S)
+            peaks = [round(other.ask("peak", PREPARE_S)["bytes"] / 1e6, 1) for other in others]
             row |= {"ours_MB": peaks[0], "peer_MB": peaks[1]}
         row |= {"ours_note": ours["note"], "peer_note": theirs["note"]}
     except (WorkerError, DisagreementError) as error:

@@ -64,11 +64,12 @@ class Side:
         return {"seconds": seconds}
 
     def peak(self) -> Numbers:
-        """Bytes at the peak of one run, above what was there: torch's, or the process's where those are more."""
-        from benchmarks.memory import peak_bytes, resident_bytes
+        """Bytes at the peak of one run, above what was there; from here on the process gives freed memory back."""
+        from benchmarks.memory import give_freed_memory_back, whole_peak_bytes
 
         assert self.job is not None
-        return {"bytes": max(peak_bytes(self.job.run), resident_bytes(self.job.run) or 0)}
+        give_freed_memory_back()
+        return {"bytes": whole_peak_bytes(self.job.run)}
 
 
 def serve(side: Side, requests: TextIO, answers: TextIO) -> None:

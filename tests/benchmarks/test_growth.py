@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.common import RESULTS, read_rows
-from benchmarks.growth import GROWTH, PIECES, Size, draw, grown, slope, works
-from benchmarks.memory import peak_bytes, resident_bytes
+from benchmarks.growth import GROWTH, PIECES, Size, draw, measured, peak_of, slope, time_of, works
+from benchmarks.memory import give_freed_memory_back, peak_bytes, resident_bytes, whole_peak_bytes
 
 
 def test_a_slope_is_the_power_by_which_the_upper_half_grows():
@@ -32,9 +33,11 @@ def test_every_piece_runs_and_has_a_gradient_or_an_answer(size):
 
 
 def test_a_row_tells_quantity_value_piece_time_and_memory():
-    rows = list(grown("side", (64,)))
-    assert [(row["growing"], row["value"], row["piece"]) for row in rows] == [("side", 64, p) for p in PIECES]
-    assert all(row["median_ms"] > 0 and row["peak_MB"] >= 0 for row in rows)
+    times, peaks = (list(measured(what, "side", (64,))) for what in (time_of, peak_of))
+    for rows in (times, peaks):
+        assert [(row["growing"], row["value"], row["piece"]) for row in rows] == [("side", 64, p) for p in PIECES]
+    assert all(row["median_ms"] > 0 for row in times)
+    assert all(row["peak_MB"] >= 0 for row in peaks)
 
 
 def test_the_figures_are_drawn_from_the_committed_numbers(tmp_path):
@@ -55,6 +58,17 @@ def peaks() -> tuple[int, int | None]:
         return torch.ones(8 * mebibyte, dtype=torch.uint8)
 
     return peak_bytes(work), resident_bytes(work)
+
+
+def peak_of_what_torch_does_not_see() -> int:
+    if not give_freed_memory_back():
+        return 16 * 2**20
+    return whole_peak_bytes(lambda: np.ones(16 * 2**20, dtype=np.uint8))
+
+
+def test_the_whole_peak_is_the_process_s_though_it_took_as_much_before():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert 15 * 2**20 < pool.submit(peak_of_what_torch_does_not_see).result() < 18 * 2**20
 
 
 def test_peaks_are_what_was_held_at_once():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from benchmarks.matching import peak_bytes
+from benchmarks.memory import peak_bytes
 from foveal.errors import UsageError
 from foveal.losses import CrossEntropy, Focal, FocalStar, Hinge, QualityFocal, Varifocal
 from foveal.losses import fused as file
