@@ -1,7 +1,12 @@
 """The compiled kernels: built where there is a C compiler, left out where there is none. All else: pyproject.toml."""
 
+import sysconfig
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# Python 3.11's, which every later one has. Free-threaded ones have none before 3.15.
+STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 class Build(build_ext):
@@ -25,11 +30,11 @@ setup(
             "foveal._kernels",
             sources=["csrc/module.c", "csrc/loss.c", "csrc/matching.c", "csrc/nms.c"],
             depends=["csrc/kernels.h"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            py_limited_api=True,
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [],
+            py_limited_api=STABLE_ABI,
             optional=True,
         )
     ],
     cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE_ABI else {},
 )

@@ -28,7 +28,7 @@ def test_the_version_says_whether_there_are_kernels_and_the_environment_leaves_t
 
 def test_without_a_compiler_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "KERNELS", None)
-    assert "install a compiler, then Foveal again" in compiled.said_of_kernels()
+    assert "install a compiler (and python3-dev or python3-devel), then Foveal" in compiled.said_of_kernels()
 
 
 @pytest.mark.slow
@@ -44,3 +44,14 @@ def test_an_installation_without_a_compiler_has_everything_but_the_kernels(tmp_p
     assert built[0] == []
     if compiled.KERNELS is not None:
         assert built[1] == [Path(str(compiled.KERNELS.__file__)).suffix]
+
+
+def test_a_python_without_its_lock_can_make_a_wheel() -> None:
+    """It has no stable ABI before 3.15, and setuptools refuses one that is asked for."""
+    program = (
+        "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1\n"
+        "import setuptools; from distutils.core import run_setup\n"
+        "run_setup('setup.py', stop_after='config').get_command_obj('bdist_wheel').ensure_finalized()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

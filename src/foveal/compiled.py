@@ -29,6 +29,6 @@ def said_of_kernels() -> str:
     if not _WANTED:
         return "no, FOVEAL_COMPILED=0 leaves them out"
     return (
-        "no, there was no C compiler when this was installed: loss, matching and NMS on a CPU are right, but slower; "
-        "install a compiler, then Foveal again"
+        "no, there was no C compiler, or not Python's header files, when this was installed: loss, matching and NMS on "
+        "a CPU are right, but slower; install a compiler (and python3-dev or python3-devel), then Foveal again"
     )
