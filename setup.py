@@ -1,7 +1,17 @@
 """The compiled kernels: built where there is a C compiler, left out where there is none. All else: pyproject.toml."""
 
+import sysconfig
+import zlib
+from pathlib import Path
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# Python 3.11's, which every later one has. Free-threaded ones have none before 3.15.
+STABLE_ABI = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+# `foveal/compiled.py` compares it with the sources that lie beside an editable installation.
+SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path("csrc").glob("*.[ch]")))) >> 1
 
 
 class Build(build_ext):
@@ -24,12 +34,12 @@ setup(
         Extension(
             "foveal._kernels",
             sources=["csrc/module.c", "csrc/loss.c", "csrc/matching.c", "csrc/nms.c"],
-            depends=["csrc/kernels.h"],
-            define_macros=[("Py_LIMITED_API", "0x030B0000")],
-            py_limited_api=True,
+            depends=["setup.py", "csrc/kernels.h"],
+            define_macros=[("SOURCES", str(SOURCES)), *([("Py_LIMITED_API", "0x030B0000")] if STABLE_ABI else [])],
+            py_limited_api=STABLE_ABI,
             optional=True,
         )
     ],
     cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE_ABI else {},
 )

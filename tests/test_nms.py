@@ -165,6 +165,20 @@ def test_a_threshold_that_no_iou_has(threshold: float) -> None:
     assert_equal_to_plain(*crowded(60, seed=1), threshold)
 
 
+def test_labels_that_differ_by_less_than_1_are_two_classes() -> None:
+    boxes, scores = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(2, 1), torch.tensor([0.9, 0.8])
+    assert batched_nms(boxes, scores, torch.tensor([0.25, 0.75]), 0.5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("shapes", [((3, 5), 3, 3), ((3, 4), 2, 3), ((3, 4), 3, 4), ((12,), 3, 3)], ids=str)
+def test_boxes_scores_and_labels_that_do_not_belong_together_are_refused(
+    shapes: tuple[tuple[int, ...], int, int],
+) -> None:
+    boxes, scores, labels = shapes
+    with pytest.raises((IndexError, ValueError)):
+        batched_nms(torch.rand(boxes), torch.rand(scores), torch.zeros(labels, dtype=torch.int64), 0.5)
+
+
 def test_any_dtype_and_layout() -> None:
     boxes, scores, labels = crowded(60, seed=1)
     kept = batched_nms(boxes, scores, labels, 0.5)

@@ -1,6 +1,8 @@
 # What `csrc/` builds. Arrays are C-contiguous buffers; "y" is read, "w" is written.
 from typing import Any
 
+SOURCES: int  # a checksum of the C files
+
 def class_loss_ways() -> list[str]: ...
 def class_loss(*arguments: Any) -> None: ...
 def match(

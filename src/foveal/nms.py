@@ -73,9 +73,13 @@ def survivors(overlaps_DD: Tensor, alive_D: Tensor | None = None) -> Tensor:
 
 
 def _by_kernel(boxes_D4: Tensor, scores_D: Tensor, labels_D: Tensor, iou: float, limit: int | None) -> Tensor | None:
-    """By `csrc/nms.c`, on a CPU and in float32. None where it is not built, or may not have the plain path's answer."""
-    in_float32 = boxes_D4.dtype == scores_D.dtype == torch.float32
-    if compiled.KERNELS is None or boxes_D4.device.type != "cpu" or not in_float32:
+    """By `csrc/nms.c`, on a CPU and in float32. None where it is not built, or may not have the plain path's answer.
+
+    Its buffers have no shape, so what does not belong together goes to the plain path too, which refuses it.
+    """
+    of_its_types = boxes_D4.dtype == scores_D.dtype == torch.float32 and not labels_D.is_floating_point()
+    belong_together = boxes_D4.shape == (len(scores_D), 4) and scores_D.shape == labels_D.shape
+    if compiled.KERNELS is None or boxes_D4.device.type != "cpu" or not (of_its_types and belong_together):
         return None
     boxes, scores, labels = (part.detach().contiguous().numpy() for part in (boxes_D4, scores_D, labels_D.long()))
     kept = np.empty(len(scores) if limit is None else min(limit, len(scores)), dtype=np.int64)
