@@ -83,7 +83,7 @@ INLINE float log_1_plus(float e) {
     return y * e;
 }
 
-/* p^gamma = exp(gamma log p) of log p = min(x, 0) - log(1 + e), whose rounding would be multiplied: it is kept apart. */
+/* p^gamma = exp(gamma log p) of log p = min(x, 0) - log(1 + e), whose rounding would be multiplied: so it is kept. */
 INLINE float power(float x, float log_1_e, float gamma, float gamma_rest) {
     float low = x > 0.0f ? 0.0f : x;
     float log_p = low - log_1_e;
@@ -311,7 +311,8 @@ static int run(const Level *level, int64_t threads, double *sums) {
 }
 
 /* Whether the holes are what `without_holes` takes them for. */
-static int holes_are_sorted(const Level *level, int64_t groups, int64_t count) {
+static int holes_are_sorted(const Level *level, int64_t count) {
+    int64_t groups = level->planes ? level->images * level->per_cell : level->images;
     int64_t begin = 0, limit = level->planes ? level->cells : level->cells * level->per_cell;
     for (int64_t group = 0; group < groups; group++) {
         int64_t end = level->hole_end[group];
@@ -327,7 +328,8 @@ static int holes_are_sorted(const Level *level, int64_t groups, int64_t count) {
 
 /* The names of the instructions that `class_loss` can be made of here, from the best; empty where it cannot run. */
 PyObject *class_loss_ways(PyObject *module, PyObject *nothing) {
-    (void)module, (void)nothing;
+    (void)module;
+    (void)nothing;
     PyObject *names = PyList_New(0);
 #if SUPPORTED
     for (int i = 0; names && i < WAYS; i++) {
@@ -341,47 +343,72 @@ PyObject *class_loss_ways(PyObject *module, PyObject *nothing) {
     return names;
 }
 
-/* class_loss(logits, slopes, (B, A, K, X), planes, hole, hole_end, weights, scale, (kind, gamma, margin), threads, sums,
- *            way)
+#if SUPPORTED
+
+/* Sets ValueError and returns 0 unless the arrays are as long as the level's shape says. */
+static int fit(const Level *level, const Py_buffer *logits, const Py_buffer *slopes, const Py_buffer *hole_end,
+               const Py_buffer *weights, const Py_buffer *scale, const Py_buffer *sums) {
+    int64_t size[] = {level->images, level->per_cell, level->classes, level->cells}, all = 1;
+    for (int i = 0; i < 4; i++) {
+        /* An array has no more elements than 2^60, and a product below that cannot overflow. */
+        if (size[i] < 0 || (size[i] > 0 && all > ((int64_t)1 << 60) / size[i])) {
+            PyErr_SetString(PyExc_ValueError, "the shape is not one");
+            return 0;
+        }
+        all *= size[i];
+    }
+    int64_t groups = level->planes ? level->images * level->per_cell : level->images;
+    return holds(logits, all, sizeof(float), "logits") &&
+           holds(slopes, slopes->len > 0 ? all : 0, sizeof(float), "slopes") &&
+           holds(hole_end, groups, sizeof(int64_t), "hole_end") &&
+           holds(weights, weights->len > 0 ? level->classes : 0, sizeof(float), "weights") &&
+           holds(scale, level->images, sizeof(double), "scale") && holds(sums, level->images, sizeof(double), "sums");
+}
+
+#endif
+
+/* class_loss(logits, slopes, (B, A, K, X), planes, hole, hole_end, weights, scale, (kind, gamma, margin), threads,
+ *            sums, way)
  *
- * float32 logits and slopes (of length 0: no gradient is wanted), int64 holes, float32 weights of the classes (of length
- * 0: all 1), float64 scale and sums. kind: "cross_entropy", "focal", "hinge". way: a name of `class_loss_ways`, or "" for the best. */
+ * float32 logits and slopes (of length 0: no gradient is wanted), int64 holes, float32 weights of the classes (of
+ * length 0: all 1), float64 scale and sums. kind: "cross_entropy", "focal", "hinge". way: a name of `class_loss_ways`, or ""
+ * for the best. */
 PyObject *class_loss(PyObject *module, PyObject *arguments) {
     (void)module;
 #if SUPPORTED
     Level level = {0};
     Py_buffer logits, slopes, hole, hole_end, weights, scale, sums;
-    const char *kind, *way_wanted;
+    const char *kind, *wanted;
     double margin;
     Py_ssize_t threads;
     long long images, per_cell, classes, cells;
     PyObject *result = NULL;
-    if (!PyArg_ParseTuple(arguments, "y*w*(LLLL)py*y*y*y*(sdd)nw*s", &logits, &slopes, &images, &per_cell, &classes,
-                          &cells, &level.planes, &hole, &hole_end, &weights, &scale, &kind, &level.loss.gamma, &margin,
-                          &threads, &sums, &way_wanted))
+    if (!PyArg_ParseTuple(arguments, "y*w*(LLLL)py*y*y*y*(sdd)nw*s:class_loss", &logits, &slopes, &images, &per_cell,
+                          &classes, &cells, &level.planes, &hole, &hole_end, &weights, &scale, &kind,
+                          &level.loss.gamma, &margin, &threads, &sums, &wanted))
         return NULL;
-    level.images = images, level.per_cell = per_cell, level.classes = classes, level.cells = cells;
+    level.images = images;
+    level.per_cell = per_cell;
+    level.classes = classes;
+    level.cells = cells;
     level.loss.margin = (float)margin;
-    level.steps = best_way(way_wanted);
     level.loss.kind = strcmp(kind, "focal") == 0 ? FOCAL : strcmp(kind, "hinge") == 0 ? HINGE : CROSS_ENTROPY;
-    int64_t all = images * per_cell * classes * cells;
-    int64_t groups = level.planes ? images * per_cell : images;
-    int has_slopes = slopes.len > 0, has_weights = weights.len > 0;
-    if (holds(&logits, all, sizeof(float), "logits") && holds(&slopes, has_slopes ? all : 0, sizeof(float), "slopes") &&
-        holds(&hole_end, groups, sizeof(int64_t), "hole_end") && holds(&scale, images, sizeof(double), "scale") &&
-        holds(&weights, has_weights ? classes : 0, sizeof(float), "weights") &&
-        holds(&sums, images, sizeof(double), "sums")) {
-        level.logits = logits.buf, level.slopes = has_slopes ? slopes.buf : NULL;
-        level.hole = hole.buf, level.hole_end = hole_end.buf;
-        level.weight_of_class = has_weights ? weights.buf : NULL, level.scale = scale.buf;
-        int sorted, done = 1;
-        Py_BEGIN_ALLOW_THREADS;
-        sorted = holes_are_sorted(&level, groups, (int64_t)((size_t)hole.len / sizeof(int64_t)));
-        if (sorted && level.steps) done = run(&level, threads, sums.buf);
-        Py_END_ALLOW_THREADS;
-        if (!level.steps)
-            PyErr_SetString(PyExc_RuntimeError, "this processor lacks the instructions; ask class_loss_ways");
-        else if (!sorted)
+    level.steps = best_way(wanted);
+    if (!level.steps) {
+        PyErr_SetString(PyExc_RuntimeError, "this processor lacks the instructions; ask class_loss_ways");
+    } else if (fit(&level, &logits, &slopes, &hole_end, &weights, &scale, &sums)) {
+        level.logits = logits.buf;
+        level.slopes = slopes.len > 0 ? slopes.buf : NULL;
+        level.hole = hole.buf;
+        level.hole_end = hole_end.buf;
+        level.weight_of_class = weights.len > 0 ? weights.buf : NULL;
+        level.scale = scale.buf;
+        int sorted, done = 0;
+        Py_BEGIN_ALLOW_THREADS
+        sorted = holes_are_sorted(&level, (int64_t)((size_t)hole.len / sizeof(int64_t)));
+        if (sorted) done = run(&level, threads, sums.buf);
+        Py_END_ALLOW_THREADS
+        if (!sorted)
             PyErr_SetString(PyExc_ValueError, "holes are not sorted, or lie outside");
         else if (!done)
             PyErr_NoMemory();

@@ -216,7 +216,7 @@ static void match_object(Work *work, uint32_t index) {
     Box box = work->boxes[index];
     Object object = in_doubles(box);
     /* More than any IoU where best anchors do not count: none is marked. */
-    float area_of_box = area(box), best = work->policy == NONE ? 2 : 0;
+    float area_of_box = area(box), best = work->policy == NONE ? NO_THRESHOLD : 0;
     float threshold = work->policy == NONE ? work->lowest : first_threshold(work, box, object);
     double share = share_of(threshold);
     int64_t num_ties = 0;

@@ -4,7 +4,21 @@ from typing import Any
 SOURCES: int  # a checksum of the C files
 
 def class_loss_ways() -> list[str]: ...
-def class_loss(*arguments: Any) -> None: ...
+def class_loss(
+    logits: Any,  # "y" float32, as they lie in memory
+    slopes: Any,  # "w" float32, or of length 0
+    shape_BAKX: tuple[int, int, int, int],
+    planes: bool,
+    hole: Any,  # "y" int64
+    hole_end: Any,  # "y" int64
+    weights_K: Any,  # "y" float32, or of length 0
+    scale_B: Any,  # "y" float64
+    loss: tuple[str, float, float],  # kind, gamma, margin
+    threads: int,
+    sums_B: Any,  # "w" float64
+    way: str,  # of `class_loss_ways`, or "" for the best
+    /,
+) -> None: ...
 def match(
     anchors_N4: Any,  # "y" float32
     levels_L4: Any,  # "y" int64: columns, rows, stride in x, stride in y

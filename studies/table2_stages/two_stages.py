@@ -10,7 +10,7 @@ from pathlib import Path
 
 from foveal.config import Config
 from foveal.engine.progress import Reporter
-from studies.keys import PACKAGE, bare_code
+from studies.keys import C_CODE, PACKAGE, bare_c, bare_code
 from studies.table2_stages import detecting, training
 from studies.table2_stages.settings import Sampling, settings_of
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 # What names rows and is no part of a run.
 NO_PART = ("run.py", "__main__.py")
 # The second stage learns from what these find; one stage only looks for objects with them.
-ALSO_LEARNT_WITH = ("boxes.py", "compiled.py", "nms.py", "candidates.py", "padded_decoding.py", "decoding.py")
+ALSO_LEARNT_WITH = ("boxes.py", "nms.py", "candidates.py", "padded_decoding.py", "decoding.py")
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ class TwoStages:
 
 
 @functools.cache
-def two_stage_code(here: Path = HERE, package: Path = PACKAGE) -> str:
+def two_stage_code(here: Path = HERE, package: Path = PACKAGE, c_code: Path = C_CODE) -> str:
     """The code that the two-stage rows have besides, without comments and docstrings."""
     files = [file for file in sorted(here.glob("*.py")) if file.name not in NO_PART]
     files += [package / name for name in ALSO_LEARNT_WITH]
-    return "\n".join(f"# {file.name}\n{bare_code(file.read_text(encoding='utf-8'))}" for file in files)
+    bare = {file: bare_code(file.read_text(encoding="utf-8")) for file in files}
+    kernel = c_code / "nms.c"
+    bare[kernel] = bare_c(kernel.read_text(encoding="utf-8"))
+    return "\n".join(f"# {file.name}\n{code}" for file, code in bare.items())

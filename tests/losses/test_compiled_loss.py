@@ -85,9 +85,11 @@ def test_holes_that_end_beyond_their_array_are_refused() -> None:
         call(*arguments(hole=np.array([1]), hole_end=np.array([0, 0, 2, 2, 2, 2])))
 
 
-def test_a_negative_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="is shorter"):
-        call(*arguments(shape=(2, 3, 5, -7)))
+@pytest.mark.parametrize("shape", [(2, 3, 5, -7), (2, -3, -5, 7), (1, 2**32, 2**32, 1), (2**62, 4, 1, 1)])
+@pytest.mark.parametrize("planes", [True, False])
+def test_a_shape_that_no_array_has_is_refused(shape: tuple[int, ...], planes: bool) -> None:
+    with pytest.raises(ValueError, match="the shape is not one"):
+        call(*arguments(shape=shape, planes=planes))
 
 
 def test_it_is_the_same_to_the_last_bit_with_any_number_of_threads() -> None:

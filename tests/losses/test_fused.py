@@ -380,3 +380,14 @@ def test_logits_in_no_layout_of_a_convolution_have_no_fast_path() -> None:
     assert not has_fast_path(logits[..., ::2])
     assert not has_fast_path(logits.transpose(1, 2))
     assert not has_fast_path(logits.to("meta"))
+
+
+@pytest.mark.parametrize("loss", [Focal(), FocalStar(), CrossEntropy(PER_CLASS)], ids=str)
+def test_another_default_device_changes_nothing(loss: ClassificationLoss) -> None:
+    logits, (_, *of) = leaf_and_arguments()
+    expected = value_and_gradient(sums_of, logits, torch.ones(2), loss, *of)
+    ones = torch.ones(2)
+    with torch.device("meta"):
+        found = value_and_gradient(sums_of, logits, ones, loss, *of)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)

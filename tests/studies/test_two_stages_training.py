@@ -235,7 +235,6 @@ def test_the_sampling_and_the_scales_name_make_other_runs(plan):
         ("here/run.py", False),
         ("here/__main__.py", False),
         ("package/nms.py", True),
-        ("package/compiled.py", True),
         ("package/candidates.py", True),
         ("package/padded_decoding.py", True),
         ("package/decoding.py", True),
@@ -254,6 +253,16 @@ def test_the_code_of_two_stages_counts(tmp_path, file, counts):
     assert two_stage_code.__wrapped__(here, package) == before
     changed.write_text(changed.read_text() + "\nADDED = 1\n")
     assert (two_stage_code.__wrapped__(here, package) != before) == counts
+
+
+def test_the_kernel_of_nms_counts_too(tmp_path):
+    kernel = tmp_path / "nms.c"
+    kernel.write_text("int f(void);")
+    before = two_stage_code.__wrapped__(c_code=tmp_path)
+    kernel.write_text("int f(void); /* a comment */")
+    assert two_stage_code.__wrapped__(c_code=tmp_path) == before
+    kernel.write_text("int g(void);")
+    assert two_stage_code.__wrapped__(c_code=tmp_path) != before
 
 
 def test_the_key_has_the_code_and_a_row_of_foveals_own_has_none_of_it(plan, monkeypatch):

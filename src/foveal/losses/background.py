@@ -87,7 +87,7 @@ class Background:
         """The classes' weights to multiply [R, W] with: [R, 1] or [1, W]."""
         if self.weights is None:
             return None
-        weights_K = torch.tensor(self.weights, dtype=dtype)
+        weights_K = torch.tensor(self.weights, dtype=dtype, device="cpu")
         return weights_K.repeat(per_cell)[:, None] if planes else weights_K[None]
 
     def of_block(

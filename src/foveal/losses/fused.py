@@ -93,7 +93,7 @@ class _FusedSums(torch.autograd.Function):
         now = wanted and (upstream_B is not None or logits[0].dtype in (torch.float32, torch.float64))
         gradients = [torch.empty_like(level) if now else None for level in logits]
         factors = [1.0] * len(logits[0]) if upstream_B is None else upstream_B.tolist()
-        sums_B = torch.zeros(len(logits[0]), dtype=torch.float64)
+        sums_B = torch.zeros(len(logits[0]), dtype=torch.float64, device="cpu")
         for level in zip(logits, skipped, gradients, strict=True):
             sums_B += _pass(background, *level, factors)
 
@@ -136,7 +136,7 @@ def _pass(
     """[B] float64 sums of the background loss; `slopes` is filled with its derivative times the images' `upstream`."""
     dtype = background.arithmetic(logits.dtype)
     if not logits.numel():
-        return torch.zeros(len(logits), dtype=torch.float64)
+        return torch.zeros(len(logits), dtype=torch.float64, device="cpu")
     planes = logits.is_contiguous()
     if logits.dtype == dtype == torch.float32 and compiled.KERNELS and compiled.KERNELS.class_loss_ways():
         return _compiled_pass(background, logits, skipped, slopes, upstream)
@@ -150,7 +150,7 @@ def _pass(
             slopes_RW = None if slopes_BRW is None else slopes_BRW[image, first:last]
             holes = list(skipped.holes(image, first, last))
             sums[image] += background.of_block(block_RW, holes, weight, buffers, slopes_RW, upstream[image])
-    return torch.tensor(sums, dtype=torch.float64)
+    return torch.tensor(sums, dtype=torch.float64, device="cpu")
 
 
 def _rows(logits_BAKX: Tensor, planes: bool) -> Tensor:
@@ -165,7 +165,7 @@ def _blocks(rows_BRW: Tensor, dtype: torch.dtype) -> Iterator[tuple[int, int, Bu
     """Ranges of rows, as equal as they get, with three buffers of their shape."""
     _, count, width = rows_BRW.shape
     height = max(1, math.ceil(count / max(1, round(count * width * dtype.itemsize / 4 / BLOCK))))
-    a, b, c = torch.empty(3, height * width, dtype=dtype)
+    a, b, c = torch.empty(3, height * width, dtype=dtype, device="cpu")
     for first in range(0, count, height):
         last = min(count, first + height)
         shape, size = (last - first, width), (last - first) * width
@@ -176,7 +176,7 @@ def _compiled_pass(
     background: Background, logits: Tensor, skipped: _Skipped, slopes: Tensor | None, upstream: Sequence[float]
 ) -> Tensor:
     """`_pass` by the compiled kernel."""
-    planes, sums_B = logits.is_contiguous(), torch.empty(len(logits), dtype=torch.float64)
+    planes, sums_B = logits.is_contiguous(), torch.empty(len(logits), dtype=torch.float64, device="cpu")
     kind, gamma, margin = "cross_entropy", 0.0, 0.0
     match background.loss:
         case Focal(_, gamma) if gamma > NO_GAMMA:
