@@ -371,8 +371,8 @@ static int fit(const Level *level, const Py_buffer *logits, const Py_buffer *slo
  *            sums, way)
  *
  * float32 logits and slopes (of length 0: no gradient is wanted), int64 holes, float32 weights of the classes (of
- * length 0: all 1), float64 scale and sums. kind: "cross_entropy", "focal", "hinge". way: a name of `class_loss_ways`, or ""
- * for the best. */
+ * length 0: all 1), float64 scale and sums. kind: "cross_entropy", "focal", "hinge". way: a name of
+ * `class_loss_ways`, or "" for the best. */
 PyObject *class_loss(PyObject *module, PyObject *arguments) {
     (void)module;
 #if SUPPORTED
