@@ -22,10 +22,9 @@ class Build(build_ext):
             flags = ["/O2", "/std:c11", "/fp:precise"]
         else:
             # Boxes are compared bit by bit, so no multiplication and addition become one.
-            flags = "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -pthread".split()
+            flags = "-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd".split()
         for extension in self.extensions:
             extension.extra_compile_args = flags
-            extension.extra_link_args = [] if self.compiler.compiler_type == "msvc" else ["-pthread"]
         super().build_extensions()
 
 

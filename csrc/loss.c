@@ -12,15 +12,18 @@
  * Letters: B images, A anchors of a cell, K classes, X cells of a level. In memory an image's logits lie as planes,
  * [A, K, X], or by anchor, [X, A, K]. Holes are anchors that are not background: their losses and gradients are 0.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* for RTLD_DEFAULT */
+#endif
 #include "kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__aarch64__))
+#if defined(__GNUC__) && !defined(_WIN32) && (defined(__x86_64__) || defined(__aarch64__))
 #define SUPPORTED 1
+#include <dlfcn.h>
 #include <math.h>
-#include <pthread.h>
 #else
 #define SUPPORTED 0 /* without vectors torch's operations are as fast */
 #endif
@@ -28,6 +31,7 @@
 #if SUPPORTED
 
 enum { BLOCK = 1024, PIECE = 32 * BLOCK }; /* logits gone through together, and by one thread at a time */
+enum { WORTH_THREADS = 4, MOST_THREADS = 256 }; /* pieces, some 20 us each, from which on there are several threads */
 
 typedef enum { CROSS_ENTROPY, FOCAL, HINGE } Kind;
 
@@ -255,6 +259,9 @@ static void weigh(const Level *level, int64_t first, int64_t last, float *weight
 
 /* -- pieces and threads -------------------------------------------------------------------------------------------- */
 
+/* libgomp's: calls a function once in each of some threads, and waits for all. */
+typedef void (*Parallel)(void (*function)(void *), void *data, unsigned threads, unsigned flags);
+
 typedef struct {
     const Level *level;
     int64_t pieces; /* of an image */
@@ -278,30 +285,34 @@ static double piece(const Level *level, int64_t image, int64_t number) {
     return sum;
 }
 
-static void *work_on(void *given) {
+static void work_on(void *given) {
     Work *work = given;
     int64_t all = work->level->images * work->pieces, mine;
     while ((mine = __atomic_fetch_add(&work->next, 1, __ATOMIC_RELAXED)) < all)
         work->sum[mine] = piece(work->level, mine / work->pieces, mine % work->pieces);
-    return NULL;
 }
 
-enum { MOST_THREADS = 64 };
+/* The threads that torch works with, where those are of GCC's OpenMP; else NULL, and one thread does all. They wait for
+ * work by going round and round, so threads of our own would not get a core: two took longer than one. */
+static Parallel threads_of_torch(void) {
+    void *found = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    Parallel parallel = NULL;
+    memcpy(&parallel, &found, sizeof found); /* ISO C has no cast for it */
+    return parallel;
+}
 
-/* [B] sums; 0 where there is no memory for them. Threads are made anew: that takes 20 us each, and a pool would have to
- * be kept right through forks. */
+/* [B] sums; returns 0 where there is no memory for them. */
 static int run(const Level *level, int64_t threads, double *sums) {
     int64_t size = level->per_cell * level->classes * level->cells;
     Work work = {.level = level, .pieces = (size + PIECE - 1) / PIECE};
     int64_t all = level->images * work.pieces;
     work.sum = malloc((size_t)(all ? all : 1) * sizeof *work.sum);
     if (!work.sum) return 0;
-    pthread_t thread[MOST_THREADS];
-    int64_t wanted = (threads < all / 2 ? threads : all / 2) - 1, started = 0; /* two pieces each are worth a thread */
-    if (wanted > MOST_THREADS) wanted = MOST_THREADS;
-    while (started < wanted && pthread_create(&thread[started], NULL, work_on, &work) == 0) started++;
-    work_on(&work);
-    for (int64_t i = 0; i < started; i++) pthread_join(thread[i], NULL);
+    Parallel parallel = threads > 1 && all >= WORTH_THREADS ? threads_of_torch() : NULL;
+    if (parallel)
+        parallel(work_on, &work, (unsigned)(threads < MOST_THREADS ? threads : MOST_THREADS), 0);
+    else
+        work_on(&work);
     for (int64_t image = 0; image < level->images; image++) {
         sums[image] = 0.0;
         for (int64_t i = 0; i < work.pieces; i++) sums[image] += work.sum[image * work.pieces + i];
