@@ -3,8 +3,9 @@
 Each side is a process of its own. Both run in the environment that has torchvision, so both have one build of torch;
 with --own-environment Foveal runs in the one that this command runs in. Before a work is timed, the answers are
 compared. `fresh` memory is what processes get by default: large blocks are mapped anew each time. With `reused` both
-sides keep what was freed, `as run` only Foveal, as its commands do. What ran replaces its rows in results/peers.csv; a
-training step's parts go to results/parts.csv.
+sides keep what was freed. In both torchvision has the faster of two memory layouts. `as run`, Foveal keeps freed
+memory, as its commands do, and torchvision is as it comes, in its own layout. What ran replaces its rows in
+results/peers.csv; a training step's parts go to results/parts.csv.
 """
 
 from __future__ import annotations
@@ -115,17 +116,18 @@ class Pool:
 def compare(work: Work, memory: str, pool: Pool, chosen: argparse.Namespace) -> dict[str, Any]:
     """The row of a work: whether the answers agree, then how long each side takes, then how much memory."""
     row: dict[str, Any] = {"work": work.group, "case": work.case, "memory": memory}
+    settings = work.settings | ({"as_it_comes": True} if memory == AS_RUN else {})
     try:
         workers = pool.both(memory)
         with tempfile.TemporaryDirectory() as folder:
-            theirs, ours = prepared(workers[::-1], work.job, {**work.settings, "folder": folder}, PREPARE_S)
+            theirs, ours = prepared(workers[::-1], work.job, {**settings, "folder": folder}, PREPARE_S)
         row["agreement"] = RULES[work.job](ours["answer"], theirs["answer"])
         row |= _timed(contest(*workers, rounds=chosen.rounds, limit_s=chosen.limit), "ours", "peer")
         if memory == FRESH:
             # What times were taken in would be slower from here on. So each side is another process, anew.
             others = [pool.worker(side, FRESH, number=2) for side in pool.sides]
             with tempfile.TemporaryDirectory() as folder:
-                prepared(others[::-1], work.job, {**work.settings, "folder": folder}, PREPARE_S)
+                prepared(others[::-1], work.job, {**settings, "folder": folder}, PREPARE_S)
             peaks = [round(other.ask("peak", PREPARE_S)["bytes"] / 1e6, 1) for other in others]
             row |= {"ours_MB": peaks[0], "peer_MB": peaks[1]}
         row |= {"ours_note": ours["note"], "peer_note": theirs["note"]}

@@ -1,6 +1,6 @@
 """torchvision's side: its RetinaNet's own loss, matcher, post-processing and training step, called as it calls them.
 
-Where memory layouts differ in speed, both are tried and the faster one is taken.
+Where memory layouts differ in speed, both are tried and the faster one is taken, but where it is asked as it comes.
 """
 
 from __future__ import annotations
@@ -108,10 +108,12 @@ def anchors(settings: Numbers) -> Job:
 
 
 def image(settings: Numbers) -> Job:
-    """One picture through the detector, normalising and post-processing included."""
+    """One picture through the detector, with normalising and post-processing, in its best layout or as it comes."""
     side = settings["side"]
     picture = inputs.pictures(1, side)[0].float() / 255
-    layout = _fastest(f"image {side}", lambda chosen: _detector(side, chosen).eval(), lambda m: _ask(m, picture))
+    layout = "contiguous"
+    if not settings.get("as_it_comes"):
+        layout = _fastest(f"image {side}", lambda chosen: _detector(side, chosen).eval(), lambda m: _ask(m, picture))
     detector = _detector(side, layout).eval()
     _write_weights(detector, Path(settings["folder"]))
     return Job(lambda: _ask(detector, picture), lambda: inputs.found(**_ask(detector, picture)), layout)

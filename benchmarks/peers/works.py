@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FRESH, REUSED, AS_RUN = "fresh", "reused", "as run"
-"""With freed memory: as processes come; both sides keep it; Foveal keeps it, as its commands do, and the peer is as it
-comes."""
+"""With freed memory: as processes come; both sides keep it; or each side is as its users run it: Foveal keeps it, as
+its commands do, and the peer has neither that nor another memory layout than its own."""
 
 
 @dataclass(frozen=True)

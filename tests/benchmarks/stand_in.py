@@ -29,8 +29,12 @@ def _dying(settings: dict[str, Any]) -> Job:
     os._exit(3)
 
 
+def _as_it_comes(settings: dict[str, Any]) -> Job:
+    return Job(lambda: None, lambda: {"kept": []}, str(settings.get("as_it_comes", False)))
+
+
 def _environment(settings: dict[str, Any]) -> Job:
     return Job(lambda: None, lambda: {"kept": [], "mmap_max": os.environ.get("MALLOC_MMAP_MAX_")})
 
 
-JOBS = {"nms": _sleeping, "fail": _failing, "die": _dying, "environment": _environment}
+JOBS = {"nms": _sleeping, "fail": _failing, "die": _dying, "as it comes": _as_it_comes, "environment": _environment}

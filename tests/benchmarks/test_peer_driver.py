@@ -140,6 +140,16 @@ def test_who_keeps_freed_memory(memory, kept):
     assert [side["answer"]["mmap_max"] for side in told] == kept
 
 
+@pytest.mark.parametrize(("memory", "asked"), [(REUSED, "False"), (AS_RUN, "True")])
+def test_as_run_the_sides_are_asked_as_they_come(memory, asked, chosen, monkeypatch):
+    from benchmarks.peers import __main__ as command
+
+    monkeypatch.setitem(command.RULES, "as it comes", command.RULES["nms"])
+    with Pool(sys.executable, sys.executable, 0, sides=(FAST, SLOW)) as pool:
+        row = compare(Work("nms", "as it comes", "a nap"), memory, pool, chosen)
+    assert row["peer_note"] == asked
+
+
 def test_two_sides_that_disagree_are_not_timed(chosen, monkeypatch):
     from benchmarks.peers import __main__ as command
 
