@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start and stop otherwise
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
@@ -33,7 +36,14 @@ def whole_peak_bytes(work: Callable[[], Any]) -> int:
     After `give_freed_memory_back`, and after a run that does not count: it may load code and fill caches.
     """
     work()
-    return max(peak_bytes(work), min((resident_bytes(work) or 0) for _ in range(3)))
+    return max(peak_bytes(work), min((_trimmed(work) or 0) for _ in range(3)))
+
+
+def _trimmed(work: Callable[[], Any]) -> int | None:
+    """`resident_bytes`, where no page that was freed earlier is there to be taken again."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident_bytes(work)
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
