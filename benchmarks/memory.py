@@ -12,10 +12,9 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start and stop otherwise
+from foveal.engine.allocator import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, set_malloc
 
-# malloc.h of glibc
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # torch's profiler tells of every start and stop otherwise
 
 
 def give_freed_memory_back() -> bool:
@@ -23,11 +22,7 @@ def give_freed_memory_back() -> bool:
 
     So that `whole_peak_bytes` sees what compiled code takes. Times measured afterwards are worth nothing.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    wanted = {_M_MMAP_MAX: 2**16, _M_MMAP_THRESHOLD: 2**16, _M_TRIM_THRESHOLD: 0}
-    return all(mallopt(option, value) for option, value in wanted.items())
+    return set_malloc({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**16, M_TRIM_THRESHOLD: 0})
 
 
 def whole_peak_bytes(work: Callable[[], Any]) -> int:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Mapping
 
 # malloc.h of glibc
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
 
 
@@ -21,7 +23,12 @@ def keep_freed_memory() -> bool:
 
     The process then keeps its peak until it ends, so it is for one that repeats the same work: training, the commands.
     """
+    return set_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: _NEVER})
+
+
+def set_malloc(options: Mapping[int, int]) -> bool:
+    """Sets glibc's switches, `M_...` above, for the rest of this process; False where there is another malloc."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return all(mallopt(option, value) for option, value in options.items())
