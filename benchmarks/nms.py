@@ -36,7 +36,8 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=15)
     runs = arguments.parse_args().runs
     if compiled.KERNELS is None:
-        raise SystemExit("The compiled kernels are not here, so that there is one path only: they need a C compiler.")
+        print(f"compiled kernels: {compiled.said_of_kernels()}; so NMS has one path, and there is nothing to compare")
+        return
     measured = [pair for case in CASES for pair in compare(*case, runs)]
     give_freed_memory_back()
     write_rows("nms", [row | {"peak_MB": round(whole_peak_bytes(work) / 1e6, 1)} for row, work in measured])
