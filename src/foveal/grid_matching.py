@@ -1,4 +1,6 @@
-"""The fast path of `matching.match`: from the objects to the anchors, equal to `matching.match_image` bit for bit.
+"""The fast path of `matching.match` in tensors, for where neither Triton nor the compiled kernel is there.
+
+From the objects to the anchors, equal to `matching.match_image` bit for bit.
 
 Only pairs of an object and an anchor that can matter are compared (`reach.py` finds them), by the plain path's own IoU.
 Time and memory grow with the objects and with the anchors, not with their product. `assign` goes so:
